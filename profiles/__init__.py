@@ -1,0 +1,1 @@
+"""Profiles: recordings of telemetry that replay and compare."""

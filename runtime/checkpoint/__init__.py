@@ -1,0 +1,1 @@
+"""A Hugging Face checkpoint directory as it is on disk: configuration, tokenizer, weights."""

@@ -1,0 +1,111 @@
+"""One immutable state, folded from records, that screens, status, metrics and replay share.
+
+A value that is `None` is unavailable; a zero is a zero.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from telemetry.records import EventRecord, RankInfo
+
+
+class MemoryView(Struct, frozen=True):
+    """Bytes by part; `used` is what the process or the device holds now."""
+
+    weights: int | None = None
+    kv: int | None = None
+    activations: int | None = None
+    used: int | None = None
+    total: int | None = None
+    free: int | None = None
+
+
+class AxisView(Struct, frozen=True):
+    """One axis' collectives over the window, per step of this rank."""
+
+    calls: float
+    bytes: float
+    wait_ms: float
+    transfer_ms: float
+
+
+class RankView(Struct, frozen=True):
+    """One rank over the last window (`Snapshot.window_s`).
+
+    `util`: busy share of the window in percent, busy = compute + transfer. `bubble_pct`: idle share of the time in which the
+    deployment had work. `age_s`: since its last step record; `None` before the first.
+    """
+
+    info: RankInfo
+    state: str
+    util: float | None
+    util_history: tuple[float, ...]  # percent, one a second, oldest first
+    bubble_pct: float | None
+    step_ms: float | None  # median wall time of a step
+    compute_ms: float | None
+    recv_wait_ms: float | None
+    gap_ms: float | None
+    axes: dict[str, AxisView]
+    tokens_per_s: float | None
+    memory: MemoryView
+    cpu_percent: float | None
+    gpu_util: float | None
+    power_w: float | None
+    temperature_c: float | None
+    expert_tokens: tuple[int, ...] | None
+    steps: int
+    lost: int  # messages lost between this rank and the hub
+    age_s: float | None
+
+    @property
+    def allreduce_ms(self) -> float | None:
+        """Time in the tp axis' collectives per step, wait and transfer together."""
+        axis = self.axes.get("tp")
+        return None if axis is None else axis.wait_ms + axis.transfer_ms
+
+
+class EngineView(Struct, frozen=True):
+    """The queues of all replicas together; rates and percentiles over the window."""
+
+    running: int
+    waiting: int
+    kv_used: int
+    kv_cached: int
+    kv_total: int
+    tokens_per_s: float
+    prompt_tokens_per_s: float
+    tokens_history: tuple[float, ...]  # output tokens/s, one a second, oldest first
+    prompt_tokens: int
+    generated_tokens: int
+    finished: int
+    aborted: int
+    preemptions: int
+    prefix_hit_rate: float | None
+    ttft_ms_p50: float | None
+    ttft_ms_p99: float | None
+    itl_ms_p50: float | None
+
+
+class DeploymentView(Struct, frozen=True):
+    name: str
+    state: str
+    generation: int
+    model: str
+    layout: dict[str, int]
+    device: str
+    dtype: str
+    emulated: bool
+    phase: str
+    progress: float | None
+    reason: str
+    engine: EngineView
+    ranks: tuple[RankView, ...]
+
+
+class Snapshot(Struct, frozen=True):
+    time_ns: int
+    window_s: float
+    deployments: tuple[DeploymentView, ...]
+    events: tuple[EventRecord, ...]  # oldest first, bounded
+    lost: int  # telemetry messages lost anywhere
