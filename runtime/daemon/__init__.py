@@ -1,0 +1,1 @@
+"""The daemon: launches and supervises ranks, serves HTTP, gathers telemetry."""

@@ -1,0 +1,1 @@
+"""The HTTP doors: OpenAI's API, text-generation-inference's, health and metrics."""

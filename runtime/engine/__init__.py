@@ -1,0 +1,1 @@
+"""The engine: queue, scheduler, KV blocks. Torch-free; it decides, ranks obey."""

@@ -1,0 +1,60 @@
+"""What the supervisor tells an engine, and hears from it, beside the requests of `runtime.protocol`."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class EngineConfig(Struct, frozen=True):
+    """An engine process' orders. `control` is a ROUTER's endpoint that it connects a DEALER to."""
+
+    deployment: str
+    control: str
+    telemetry: str  # the hub's PULL socket; empty: none
+    log: str
+    max_queue: int = 1024  # requests waiting; more are refused
+
+
+class Attach(Struct, frozen=True, tag="attach"):
+    """A generation of ranks is READY: schedule onto it. The engine binds `plans[i]` (a PUSH to rank i) and `results` (a PULL)
+    before ranks start, on `Bind`."""
+
+    generation: int
+    kv_blocks: int
+    max_model_len: int
+
+
+class Bind(Struct, frozen=True, tag="bind"):
+    """Open the sockets of the next generation; ranks connect to them. Answered by `Bound`."""
+
+    generation: int
+    layout: dict[str, int]
+    plans: list[str]  # by rank
+    results: str
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    block_size: int
+    slots: int  # micro-batches in flight
+    prefix_caching: bool
+    eos_token_ids: list[int]
+
+
+class Detach(Struct, frozen=True, tag="detach"):
+    """The generation is over. `error` empty: keep every request and resume them on the next one; else end them all with it."""
+
+    generation: int
+    error: str = ""
+
+
+class Stop(Struct, frozen=True, tag="stop"):
+    """Admit nothing more, finish what runs, then answer `Drained` and exit; `now`: at once, aborting all."""
+
+    now: bool = False
+
+
+class Bound(Struct, frozen=True, tag="bound"):
+    generation: int
+
+
+class Drained(Struct, frozen=True, tag="drained"):
+    pass

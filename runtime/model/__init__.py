@@ -1,0 +1,1 @@
+"""The model: parallel layers and one decoder for every family."""

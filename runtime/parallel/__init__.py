@@ -1,0 +1,1 @@
+"""Ranks and the measured way between them."""

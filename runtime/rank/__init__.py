@@ -1,0 +1,1 @@
+"""A rank: one process, one device, one shard."""
