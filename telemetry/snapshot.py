@@ -33,8 +33,11 @@ class AxisView(Struct, frozen=True):
 class RankView(Struct, frozen=True):
     """One rank over the last window (`Snapshot.window_s`).
 
-    `util`: busy share of the window in percent, busy = compute + transfer. `bubble_pct`: idle share of the time in which the
-    deployment had work. `age_s`: since its last step record; `None` before the first.
+    `util`: busy share of the window in percent, busy = compute + transfer; time after the last step counts once it is known to be
+    without work, so a step under way lowers nothing. `util_history`: busy share of each whole second. `bubble_pct`: idle share of
+    the time in which the rank's replica had work, `(recv_wait + idle with work) / (steps' wall + idle with work)`; `None` when it
+    had none. Milliseconds are means per step, except `step_ms`. `tokens_per_s`: what its steps took in, prefill and decode.
+    `expert_tokens`: summed over the window. `age_s`: since its last step record; `None` before the first.
     """
 
     info: RankInfo
@@ -65,8 +68,21 @@ class RankView(Struct, frozen=True):
         return None if axis is None else axis.wait_ms + axis.transfer_ms
 
 
+class HistogramView(Struct, frozen=True):
+    """Observations since the deployment appeared: `counts[i]` of them in (bounds[i-1], bounds[i]], the last above all."""
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    sum: float
+
+
 class EngineView(Struct, frozen=True):
-    """The queues of all replicas together; rates and percentiles over the window."""
+    """The queues of all replicas together; rates and percentiles over the window.
+
+    Counters only grow: an engine that starts again at 0 adds to them. TTFT = first token - arrival; ITL of a request =
+    (finish - first token) / (output tokens - 1), the mean gap between its tokens; percentiles are over requests that finished
+    in the window, linearly interpolated. `prefix_hit_rate`: tokens found / tokens looked up, in the window.
+    """
 
     running: int
     waiting: int
@@ -85,6 +101,13 @@ class EngineView(Struct, frozen=True):
     ttft_ms_p50: float | None
     ttft_ms_p99: float | None
     itl_ms_p50: float | None
+    itl_ms_p99: float | None = None
+    in_flight: int = 0  # micro-batches
+    steps: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    finished_by_reason: dict[str, int] = {}
+    histograms: dict[str, HistogramView] = {}  # by vLLM's name, without its prefix
 
 
 class DeploymentView(Struct, frozen=True):
@@ -109,3 +132,4 @@ class Snapshot(Struct, frozen=True):
     deployments: tuple[DeploymentView, ...]
     events: tuple[EventRecord, ...]  # oldest first, bounded
     lost: int  # telemetry messages lost anywhere
+    refused: int = 0  # messages and records that were not understood, or told of the future

@@ -1,0 +1,101 @@
+"""The fold of one deployment's engines: queues, rates from counters, latencies of requests."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+
+from telemetry.formulas import percentile
+from telemetry.histograms import Histograms, time_per_output_token_s, time_to_first_token_s
+from telemetry.records import EngineRecord, RequestRecord
+from telemetry.series import Seconds, WorkTimeline
+from telemetry.snapshot import EngineView
+
+COUNTERS = (
+    "prompt_tokens",
+    "generated_tokens",
+    "finished",
+    "aborted",
+    "preemptions",
+    "prefix_queries",
+    "prefix_hits",
+    "steps",
+)
+RATED = ("prompt_tokens", "generated_tokens", "prefix_queries", "prefix_hits")
+MAX_REQUESTS = 4096  # finished requests remembered for percentiles
+
+
+class EngineFold:
+    """All replicas of one deployment."""
+
+    def __init__(self) -> None:
+        self.records: dict[int, EngineRecord] = {}  # the last one by replica
+        self._work: dict[int, WorkTimeline] = {}
+        self._counters: Counter[str] = Counter()
+        self._seconds: Seconds[str] = Seconds()
+        self._requests: deque[tuple[int, float | None, float | None]] = deque(maxlen=MAX_REQUESTS)  # finished_ns, TTFT, ITL (s)
+        self._reasons: Counter[str] = Counter()
+        self._histograms = Histograms()
+
+    def work(self, replica: int) -> WorkTimeline:
+        """When that replica had running requests."""
+        return self._work.setdefault(replica, WorkTimeline())
+
+    def keep_replicas(self, count: int) -> None:
+        """Forget the replicas that a new layout no longer has."""
+        for replica in [r for r in self.records if r >= count]:
+            del self.records[replica]
+            self._work.pop(replica, None)
+
+    def add_engine(self, record: EngineRecord) -> None:
+        """Take a replica's state. Its first record says where its counters stand, not that they moved."""
+        last = self.records.get(record.replica)
+        self.records[record.replica] = record
+        self.work(record.replica).note(record.time_ns, record.running > 0)
+        grown = {name: _growth(name, last, record) for name in COUNTERS}
+        self._counters.update(grown)
+        if last is None:
+            self._seconds.spread(record.time_ns, record.time_ns, {})
+        else:
+            self._seconds.spread(last.time_ns, record.time_ns, {name: grown[name] for name in RATED})
+
+    def add_request(self, record: RequestRecord) -> None:
+        """Take a finished request."""
+        self._requests.append((record.finished_ns, time_to_first_token_s(record), time_per_output_token_s(record)))
+        self._reasons[record.finish_reason] += 1
+        self._histograms.observe(record)
+
+    def view(self, now_ns: int, window_ns: int) -> EngineView:
+        """The state at `now_ns`, rates and percentiles over the window before it."""
+        records = self.records.values()
+        total = self._seconds.total(now_ns, window_ns)
+        span = self._seconds.span_s(now_ns, window_ns)
+        recent = [r for r in self._requests if now_ns - window_ns < r[0] <= now_ns]
+        ttft = [1e3 * ttft for _, ttft, _ in recent if ttft is not None]
+        itl = [1e3 * itl for _, _, itl in recent if itl is not None]
+        queries = total.get("prefix_queries", 0.0)
+        return EngineView(
+            running=sum(r.running for r in records),
+            waiting=sum(r.waiting for r in records),
+            kv_used=sum(r.kv_used for r in records),
+            kv_cached=sum(r.kv_cached for r in records),
+            kv_total=sum(r.kv_total for r in records),
+            in_flight=sum(r.in_flight for r in records),
+            tokens_per_s=total.get("generated_tokens", 0.0) / span,
+            prompt_tokens_per_s=total.get("prompt_tokens", 0.0) / span,
+            tokens_history=self._seconds.history(now_ns, "generated_tokens"),
+            prefix_hit_rate=total.get("prefix_hits", 0.0) / queries if queries > 0 else None,
+            ttft_ms_p50=percentile(ttft, 50),
+            ttft_ms_p99=percentile(ttft, 99),
+            itl_ms_p50=percentile(itl, 50),
+            itl_ms_p99=percentile(itl, 99),
+            finished_by_reason=dict(self._reasons),
+            histograms=self._histograms.view(),
+            **{name: self._counters[name] for name in COUNTERS},
+        )
+
+
+def _growth(name: str, last: EngineRecord | None, record: EngineRecord) -> int:
+    """By how much a counter grew; one that fell began again at 0, so all of it is growth (Prometheus' rule)."""
+    value: int = getattr(record, name)
+    before: int = getattr(last, name) if last is not None else 0
+    return value - before if value >= before else value

@@ -1,0 +1,70 @@
+"""Latency histograms of finished requests, under vLLM's names and with its buckets, so its dashboards read ours."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+
+from telemetry.records import RequestRecord
+from telemetry.snapshot import HistogramView
+
+_SHORT = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560)
+_TOKEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80)
+_WHOLE = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
+
+BOUNDS: dict[str, tuple[float, ...]] = {
+    "time_to_first_token_seconds": _SHORT,
+    "request_time_per_output_token_seconds": _TOKEN,
+    "e2e_request_latency_seconds": _WHOLE,
+    "request_queue_time_seconds": _WHOLE,
+    "request_prefill_time_seconds": _WHOLE,
+    "request_decode_time_seconds": _WHOLE,
+}
+
+
+def time_to_first_token_s(request: RequestRecord) -> float | None:
+    """First token - arrival."""
+    return None if request.first_token_ns is None else _seconds(request.arrived_ns, request.first_token_ns)
+
+
+def time_per_output_token_s(request: RequestRecord) -> float | None:
+    """(Finish - first token) / (output tokens - 1): the mean gap between tokens, which is vLLM's TPOT."""
+    if request.first_token_ns is None or request.output_tokens < 2:
+        return None
+    return _seconds(request.first_token_ns, request.finished_ns) / (request.output_tokens - 1)
+
+
+class Histograms:
+    """All of `BOUNDS`, fed by request records; a phase that a request never reached is not observed."""
+
+    def __init__(self) -> None:
+        self._counts = {name: [0] * (len(bounds) + 1) for name, bounds in BOUNDS.items()}
+        self._sums = dict.fromkeys(BOUNDS, 0.0)
+
+    def observe(self, request: RequestRecord) -> None:
+        """Count one finished request."""
+        for name, seconds in _observations(request):
+            if seconds is not None:
+                self._counts[name][bisect_left(BOUNDS[name], seconds)] += 1
+                self._sums[name] += seconds
+
+    def view(self) -> dict[str, HistogramView]:
+        """The state so far, by name."""
+        return {name: HistogramView(BOUNDS[name], tuple(self._counts[name]), self._sums[name]) for name in BOUNDS}
+
+
+def _observations(request: RequestRecord) -> Iterator[tuple[str, float | None]]:
+    arrived, scheduled, first, finished = request.arrived_ns, request.scheduled_ns, request.first_token_ns, request.finished_ns
+    yield "time_to_first_token_seconds", time_to_first_token_s(request)
+    yield "request_time_per_output_token_seconds", time_per_output_token_s(request)
+    yield "e2e_request_latency_seconds", _seconds(arrived, finished)
+    if scheduled is not None:
+        yield "request_queue_time_seconds", _seconds(arrived, scheduled)
+        if first is not None:
+            yield "request_prefill_time_seconds", _seconds(scheduled, first)
+    if first is not None:
+        yield "request_decode_time_seconds", _seconds(first, finished)
+
+
+def _seconds(start_ns: int, end_ns: int) -> float:
+    return max(0, end_ns - start_ns) / 1e9

@@ -1,0 +1,142 @@
+"""The fold of one rank in one generation: where its time went, its memory, its device."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from telemetry.formulas import percentile
+from telemetry.records import DeviceRecord, RankInfo, RankMemory, StepRecord
+from telemetry.series import SECOND, Seconds, WorkTimeline
+from telemetry.snapshot import AxisView, MemoryView, RankView
+
+MAX_STEPS = 256  # the latest steps, for the median
+
+_NO_DEVICE = DeviceRecord(rank=0, generation=0, time_ns=0)
+
+
+class RankFold:
+    """Step, memory and device records of one rank, folded."""
+
+    def __init__(self) -> None:
+        self.memory: RankMemory | None = None
+        self.device: DeviceRecord | None = None
+        self.fault: str | None = None  # "DEAD", "STALLED": what an event said of it since its last step
+        self._last: StepRecord | None = None
+        self._steps = 0
+        self._times: Seconds[str] = Seconds()
+        self._axes: Seconds[tuple[str, str]] = Seconds()  # (axis, field of AxisTime)
+        self._experts: Seconds[int] = Seconds()
+        self._walls: deque[tuple[int, int]] = deque(maxlen=MAX_STEPS)  # (end, wall) ns
+
+    def add_step(self, record: StepRecord, work: WorkTimeline) -> None:
+        """Take a step; `work` tells which part of the idle time before it was time with work."""
+        start, end = record.start_ns, record.start_ns + record.wall_ns
+        transfer = sum(axis.transfer_ns for axis in record.axes.values())
+        if record.idle_ns > 0:
+            self._times.spread(start - record.idle_ns, start, {"observed": record.idle_ns})
+            for begin, until, had_work in work.pieces(start - record.idle_ns, start):
+                if had_work:
+                    self._times.spread(begin, until, {"work": until - begin, "bubble": until - begin})
+        self._times.spread(
+            start,
+            end,
+            {
+                "steps": 1,
+                "observed": record.wall_ns,
+                "work": record.wall_ns,
+                "bubble": record.recv_wait_ns,
+                "busy": record.compute_ns + transfer,
+                "compute": record.compute_ns,
+                "recv_wait": record.recv_wait_ns,
+                "gap": record.gap_ns,
+                "tokens": record.prefill_tokens + record.decode_tokens,
+            },
+        )
+        for name, axis in record.axes.items():
+            amounts = {"calls": axis.calls, "bytes": axis.bytes, "wait": axis.wait_ns, "transfer": axis.transfer_ns}
+            self._axes.spread(start, end, {(name, field): amount for field, amount in amounts.items()})
+        if record.expert_tokens:
+            self._experts.spread(start, end, dict(enumerate(record.expert_tokens)))
+        self._walls.append((end, record.wall_ns))
+        self._last = record
+        self._steps += 1
+        if self.fault == "STALLED":
+            self.fault = None
+
+    def view(self, info: RankInfo, state: str, work: WorkTimeline, lost: int, now_ns: int, window_ns: int) -> RankView:
+        """The rank at `now_ns`."""
+        times = self._times.total(now_ns, window_ns)
+        steps = times.get("steps", 0.0)
+        last_end = None if self._last is None else self._last.start_ns + self._last.wall_ns
+        since = work.pieces(max(now_ns - window_ns, last_end or 0), now_ns)
+        observed = times.get("observed", 0.0) + sum(until - begin for begin, until, had_work in since if not had_work)
+        with_work = times.get("work", 0.0)
+        walls = [wall / 1e6 for end, wall in self._walls if end > now_ns - window_ns]
+        experts = self._experts.total(now_ns, window_ns)
+        device = self.device or _NO_DEVICE
+
+        def per_step_ms(part: str) -> float | None:
+            return times[part] / steps / 1e6 if steps > 0 else None
+
+        return RankView(
+            info=info,
+            state=self.fault or state,
+            util=_percent(times.get("busy", 0.0), observed),
+            util_history=tuple(min(100.0, 100 * busy / SECOND) for busy in self._times.history(now_ns, "busy")),
+            bubble_pct=_percent(times.get("bubble", 0.0), with_work),
+            step_ms=percentile(walls, 50),
+            compute_ms=per_step_ms("compute"),
+            recv_wait_ms=per_step_ms("recv_wait"),
+            gap_ms=per_step_ms("gap"),
+            axes=self._axis_views(now_ns, window_ns, steps),
+            tokens_per_s=None if self._last is None else times.get("tokens", 0.0) / self._times.span_s(now_ns, window_ns),
+            memory=self._memory_view(),
+            cpu_percent=device.cpu_percent,
+            gpu_util=device.gpu_util,
+            power_w=device.power_w,
+            temperature_c=device.temperature_c,
+            expert_tokens=tuple(round(experts[i]) for i in sorted(experts)) if experts else None,
+            steps=self._steps,
+            lost=lost,
+            age_s=None if last_end is None else max(0, now_ns - last_end) / SECOND,
+        )
+
+    def _axis_views(self, now_ns: int, window_ns: int, steps: float) -> dict[str, AxisView]:
+        sums = self._axes.total(now_ns, window_ns)
+        return {
+            axis: AxisView(
+                calls=sums[axis, "calls"] / steps,
+                bytes=sums[axis, "bytes"] / steps,
+                wait_ms=sums[axis, "wait"] / steps / 1e6,
+                transfer_ms=sums[axis, "transfer"] / steps / 1e6,
+            )
+            for axis in sorted({axis for axis, _ in sums})
+            if steps > 0
+        }
+
+    def _memory_view(self) -> MemoryView:
+        """What the rank holds now is the newer of its last step's figure and the driver's or kernel's."""
+        memory, device, step = self.memory, self.device, self._last
+        told: list[tuple[int, int | None]] = []
+        if step is not None:
+            told.append((step.start_ns + step.wall_ns, step.memory_bytes))
+        if device is not None and (device.gpu_memory_used is None or step is None):
+            told.append((device.time_ns, device.rss if device.gpu_memory_used is None else device.gpu_memory_used))
+        used = max(((when, size) for when, size in told if size is not None), default=(0, None))[1]
+        total = memory.total if memory else None
+        return MemoryView(
+            weights=memory.weights if memory else None,
+            kv=memory.kv if memory else None,
+            activations=memory.activations if memory else None,
+            used=used,
+            total=total if total is not None or device is None else device.gpu_memory_total,
+            free=memory.free if memory else None,
+        )
+
+    def keyframe(self) -> list[RankMemory | DeviceRecord]:
+        """The records that a fold which begins now needs to know this rank."""
+        return [record for record in (self.memory, self.device) if record is not None]
+
+
+def _percent(part: float, whole: float) -> float | None:
+    return min(100.0, 100 * max(0.0, part) / whole) if whole > 0 else None

@@ -1,0 +1,192 @@
+"""The fold against records whose answer is known by hand."""
+
+import msgspec
+import pytest
+from build import MS, S, deployment, engine, envelope, request, step
+
+from telemetry.codec import decode_snapshot, encode_snapshot
+from telemetry.fold import MAX_EVENTS, Fold
+from telemetry.records import AxisTime, DeviceRecord, EventRecord, RankMemory
+
+T = 1000 * S
+
+
+def fold_of(*records, arrived=T + 100 * S):
+    fold = Fold()
+    for record in records:
+        fold.add(envelope(record, sender="daemon"), arrived)
+    return fold
+
+
+def first_rank(fold, now):
+    return fold.snapshot(now).deployments[0].ranks[0]
+
+
+def first_engine(fold, now):
+    return fold.snapshot(now).deployments[0].engine
+
+
+def test_util_counts_compute_and_transfer_and_no_demand_is_no_bubble():
+    fold = fold_of(deployment(), engine(T - 20 * S, running=0), engine(T, running=1))
+    axes = {"tp": AxisTime(calls=4, bytes=4096, wait_ns=100 * MS, transfer_ns=200 * MS)}
+    fold.add(envelope(step(T, 500 * MS, idle=20 * S, gap=200 * MS, axes=axes)), T + 2 * S)
+    fold.add(envelope(engine(T + S, running=0)), T + 2 * S)
+    rank = first_rank(fold, T + 5 * S)
+    assert rank.util == pytest.approx(7.0)  # 0.7 s of 10: the idle seconds around the step are known to be without work
+    assert rank.bubble_pct == pytest.approx(0.0)
+    assert (rank.step_ms, rank.compute_ms, rank.gap_ms) == pytest.approx((1000, 500, 200))
+    assert rank.allreduce_ms == pytest.approx(300)
+    assert rank.axes["tp"].bytes == pytest.approx(4096)
+    assert rank.age_s == pytest.approx(4.0)
+
+
+def test_bubble_is_idle_with_work_and_waiting_for_the_previous_stage():
+    fold = fold_of(deployment(pp=2), engine(T - 10 * S, running=0), engine(T, running=2))
+    for i in range(10):  # each second: 0.3 s idle while stage 0 works, 0.2 s waiting for it, 0.5 s of its own
+        start = T + i * S + 300 * MS
+        fold.add(envelope(step(start, 500 * MS, idle=300 * MS if i else 5 * S, recv=200 * MS)), start + S)
+    rank = first_rank(fold, T + 10 * S)
+    assert rank.bubble_pct == pytest.approx(50.0)
+    assert rank.util == pytest.approx(50.0)
+    assert rank.util_history[-10:] == pytest.approx([50.0] * 10)
+
+
+def test_idle_is_cut_exactly_where_work_began():
+    fold = fold_of(deployment(), engine(T - 3600 * S, running=0), engine(T + 600 * MS, running=1))
+    fold.add(envelope(step(T + S, S, idle=3601 * S)), T + 2 * S)
+    assert first_rank(fold, T + 2 * S).bubble_pct == pytest.approx(100 * 0.4 / 1.4)
+
+
+def test_a_step_under_way_lowers_nothing_and_a_silent_rank_becomes_unavailable():
+    fold = fold_of(deployment(), engine(T, running=1), *(step(T + i * S, S) for i in range(10)))
+    assert first_rank(fold, T + 10 * S).util == pytest.approx(100)
+    assert first_rank(fold, T + 15 * S).util == pytest.approx(100)
+    silent = first_rank(fold, T + 25 * S)
+    assert (silent.util, silent.bubble_pct, silent.step_ms) == (None, None, None)
+    assert silent.age_s == pytest.approx(15)
+
+
+def test_the_window_slides_through_the_second():
+    fold = fold_of(deployment(), engine(T, running=0), engine(T + S, running=1), step(T + S, S), engine(T + 2 * S, running=0))
+    assert first_rank(fold, T + 11 * S + 500 * MS).util == pytest.approx(5.0)
+    assert first_rank(fold, T + 12 * S).util == pytest.approx(0.0)
+
+
+def test_rates_of_an_engine_come_from_its_counters():
+    first = engine(T, generated=1_000_000, prompt_tokens=500)  # history of before we looked: no rate
+    fold = fold_of(
+        deployment(), first, *(engine(T + i * S, generated=1_000_000 + 100 * i, prompt_tokens=500) for i in range(1, 11))
+    )
+    view = first_engine(fold, T + 10 * S)
+    assert view.tokens_per_s == pytest.approx(100)
+    assert view.prompt_tokens_per_s == 0
+    assert view.tokens_history == pytest.approx([100.0] * 10)
+    assert view.generated_tokens == 1_001_000
+
+
+def test_replicas_add_up():
+    fold = fold_of(deployment(dp=2))
+    for replica in (0, 1):
+        for i in range(11):
+            fold.add(envelope(engine(T + i * S, running=3, generated=50 * i, replica=replica)), T + 20 * S)
+    view = first_engine(fold, T + 10 * S)
+    assert (view.running, view.kv_total, view.generated_tokens) == (6, 128, 1000)
+    assert view.tokens_per_s == pytest.approx(100)
+
+
+def test_a_counter_that_starts_again_never_gives_a_negative_rate():
+    fold = fold_of(deployment(), engine(T, generated=0), engine(T + S, generated=900))
+    fold.add(envelope(deployment(generation=2)), T + 2 * S)
+    fold.add(envelope(engine(T + 2 * S, generated=30, generation=2)), T + 2 * S)
+    view = first_engine(fold, T + 3 * S)
+    assert view.generated_tokens == 930
+    assert min(view.tokens_history) >= 0
+    assert view.tokens_per_s == pytest.approx(310)
+
+
+def test_an_older_generation_is_ignored_and_a_newer_one_starts_afresh():
+    fold = fold_of(deployment(), step(T, S), deployment(generation=2), step(T + S, S, generation=1), engine(T, running=9))
+    assert first_rank(fold, T + 3 * S).steps == 0
+    assert first_engine(fold, T + 3 * S).running == 0
+    fold.add(envelope(deployment(generation=1, state="FAILED")), T + 3 * S)
+    assert fold.snapshot(T + 3 * S).deployments[0].state == "READY"
+    fold.add(envelope(step(T + 2 * S, S, generation=2)), T + 3 * S)
+    assert first_rank(fold, T + 3 * S).steps == 1
+    fold.add(envelope(request(T + 3 * S, generation=1)), T + 3 * S)  # finished is finished
+    assert first_engine(fold, T + 3 * S).finished_by_reason == {"stop": 1}
+
+
+def test_latencies():
+    fold = fold_of(
+        deployment(), *(request(T + S, ttft_ms=t, itl_ms=t // 10) for t in (100, 200, 300)), request(T - 60 * S, ttft_ms=9)
+    )
+    view = first_engine(fold, T + 2 * S)
+    assert view.ttft_ms_p50 == pytest.approx(200)
+    assert view.ttft_ms_p99 == pytest.approx(298)
+    assert view.itl_ms_p50 == pytest.approx(20)
+    histogram = view.histograms["time_to_first_token_seconds"]
+    assert sum(histogram.counts) == 4
+    assert histogram.counts[histogram.bounds.index(0.1)] == 1  # a bound belongs to the bucket below it
+    assert first_engine(fold, T + 30 * S).ttft_ms_p50 is None
+
+
+def test_memory_device_experts_and_faults():
+    info = RankMemory(0, 1, weights=100, kv=50, activations=None, total=1000, free=700)
+    fold = fold_of(deployment(), info, step(T, S, memory=160, experts=[1, 2]), step(T + S, S, memory=170, experts=[3, 4]))
+    fold.add(envelope(DeviceRecord(0, 1, T + 3 * S, cpu_percent=95.0, rss=180)), T + 3 * S)
+    rank = first_rank(fold, T + 3 * S)
+    assert (rank.memory.weights, rank.memory.activations, rank.memory.used, rank.memory.total) == (100, None, 180, 1000)
+    assert (rank.cpu_percent, rank.gpu_util) == (95.0, None)
+    assert rank.expert_tokens == (4, 6)
+    fold.add(envelope(EventRecord("demo", 1, T + 3 * S, "error", "rank-died", "killed", rank=0)), T + 3 * S)
+    assert first_rank(fold, T + 3 * S).state == "DEAD"
+
+
+def test_losses_of_gaps_refusals_and_lives_add_up():
+    fold = fold_of(deployment())
+    for boot, seq, lost in ((7, 5, 0), (7, 6, 0), (7, 9, 3), (8, 1, 0)):
+        fold.add(envelope(sender="rank:0", boot=boot, seq=seq, lost=lost), T)
+    assert fold.snapshot(T).lost == 2 + 3 + 1
+    assert first_rank(fold, T).lost == 1
+
+
+def test_events_are_bounded_and_the_future_is_refused():
+    fold = fold_of(deployment())
+    for i in range(MAX_EVENTS + 5):
+        fold.add(envelope(EventRecord("demo", 1, i, "info", "state", str(i))), T)
+    fold.add(envelope(step(T + 3600 * S, S), EventRecord("demo", 1, 1 << 62, "info", "state", "later")), T)
+    snapshot = fold.snapshot(T)
+    assert (len(snapshot.events), snapshot.events[-1].text) == (MAX_EVENTS, str(MAX_EVENTS + 4))
+    assert snapshot.refused == 2
+
+
+def test_what_nobody_announced_is_ignored_and_old_deployments_make_room():
+    fold = fold_of(step(T, S), engine(T))
+    assert fold.snapshot(T).deployments == ()
+    for i in range(100):
+        fold.add(envelope(deployment(name=f"d{i}", state="READY" if i == 0 else "STOPPED", time_ns=i)), T)
+    names = [d.name for d in fold.snapshot(T).deployments]
+    assert (len(names), names[0], names[-1]) == (64, "d0", "d99")
+
+
+def test_the_same_records_give_the_same_snapshot_and_it_travels():
+    records = [
+        deployment(tp=2),
+        engine(T),
+        *(step(T + i * S // 3, S // 3) for i in range(30)),
+        engine(T + 9 * S, generated=99),
+        request(T + 9 * S),
+    ]
+    one, two = fold_of(*records).snapshot(T + 10 * S), fold_of(*records).snapshot(T + 10 * S)
+    assert msgspec.msgpack.encode(one) == msgspec.msgpack.encode(two)
+    assert decode_snapshot(encode_snapshot(1, one)).snapshot == one
+
+
+def test_a_keyframe_tells_an_empty_fold_what_is_deployed():
+    fold = fold_of(deployment(), RankMemory(0, 1, 100, 50, None, 1000, 700), engine(T, running=4, generated=77), step(T, S))
+    other = Fold()
+    for message in fold.keyframe():
+        other.add(message, T)
+    view = other.snapshot(T).deployments[0]
+    assert (view.state, view.ranks[0].memory.weights, view.engine.running, view.engine.generated_tokens) == ("READY", 100, 4, 77)
+    assert view.engine.tokens_per_s == 0
