@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 
@@ -63,6 +64,7 @@ _FIELDS = (
     "text_length",
     "fault",  # written by tests and `--fault`: which fault to commit
     "fault_arg",
+    "failed_ns",  # perf_counter_ns of its failure, written with its last words
 )
 
 
@@ -70,10 +72,11 @@ class RankStatus:
     """One rank's part of the board. Every name of `_FIELDS` is an integer attribute, read and written in place."""
 
     __slots__ = ("_text", "_words")
+    _words: np.ndarray
+    _text: memoryview
 
     def __init__(self, words: np.ndarray, text: memoryview) -> None:
-        object.__setattr__(self, "_words", words)
-        object.__setattr__(self, "_text", text)
+        self._words, self._text = words, text
 
     def __getattr__(self, name: str) -> int:
         try:
@@ -81,8 +84,11 @@ class RankStatus:
         except KeyError:
             raise AttributeError(name) from None
 
-    def __setattr__(self, name: str, value: int) -> None:
-        self._words[_INDEX[name]] = value
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _INDEX:
+            self._words[_INDEX[name]] = value
+        else:
+            object.__setattr__(self, name, value)
 
     @property
     def words(self) -> np.ndarray:
