@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from msgspec import Struct
+from msgspec.structs import force_setattr
 
 MAX_LOGPROBS = 20
 MAX_STOP = 16
@@ -30,13 +31,17 @@ class SamplingParams(Struct, frozen=True, omit_defaults=True):
     frequency_penalty: float = 0.0  # over the output, times the count
     no_repeat_ngram_size: int = 0  # over prompt and output; 0: off
     seed: int | None = None
-    stop: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ()  # a plain string, or any sequence, is taken too
     stop_token_ids: tuple[int, ...] = ()
     include_stop_str_in_output: bool = False
     ignore_eos: bool = False
     logprobs: int | None = None  # None: none; k: the chosen token's and the k best
-    prompt_logprobs: int | None = None
     skip_special_tokens: bool = True
+
+    def __post_init__(self) -> None:
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        force_setattr(self, "stop", stop)
+        force_setattr(self, "stop_token_ids", tuple(self.stop_token_ids or ()))
 
     @property
     def greedy(self) -> bool:

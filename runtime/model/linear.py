@@ -1,0 +1,141 @@
+"""Matrix products, packed once for the device, and their tensor-parallel forms.
+
+Column-parallel: the outputs are divided, no communication. Row-parallel: the inputs are divided, one all-reduce.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from runtime.checkpoint.weights import Checkpoint
+from runtime.parallel.communicator import Communicator
+
+PACK_ROWS = 64  # the batch that oneDNN packs for: its layout serves 1 to 1,024 rows equally well
+
+
+class Linear:
+    """y = x W^T + b. On CPU in bfloat16 the weight is reordered once for oneDNN, and the plain copy dropped.
+
+    weight [out, in] and bias [out] or None.
+    """
+
+    __slots__ = ("bias", "out_features", "packed", "weight")
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+        self.out_features = weight.shape[0]
+        self.bias = bias
+        self.packed = packs(weight)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, PACK_ROWS) if self.packed else weight
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """x [tokens, in] -> [tokens, out]."""
+        if self.packed:
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")  # type: ignore[no-any-return]
+        return F.linear(x, self.weight, self.bias)
+
+
+def packs(weight: torch.Tensor) -> bool:
+    """Whether oneDNN computes this weight's dtype on this device better from its own layout."""
+    return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available() and weight.numel() > 0
+
+
+class Loader:
+    """Reads a rank's shards onto its device in its dtype. `on_bytes` hears of every tensor's size as it is read."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, tp: Communicator, dtype: torch.dtype, device: torch.device, on_bytes: Callable[[int], None]
+    ) -> None:
+        self.checkpoint, self.tp, self.dtype, self.device = checkpoint, tp, dtype, device
+        self._on_bytes = on_bytes
+
+    def place(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy in the rank's dtype on its device: never a view of the mapped file."""
+        self._on_bytes(tensor.numel() * tensor.element_size())
+        return tensor.to(device=self.device, dtype=self.dtype, copy=True)
+
+    def share(self, size: int) -> slice:
+        """This rank's equal part of a dimension of `size`, which divides."""
+        part = size // self.tp.size
+        return slice(self.tp.index * part, (self.tp.index + 1) * part)
+
+    def full(self, name: str) -> torch.Tensor:
+        return self.place(self.checkpoint.tensor(name))
+
+    def rows(self, name: str, part: slice) -> torch.Tensor:
+        return self.place(self.checkpoint.rows(name, part.start, part.stop))
+
+    def column_parallel(self, names: list[str], parts: list[slice]) -> Linear:
+        """Several matrices that share an input, merged into one: rows `parts[i]` of `names[i]` (without ".weight")."""
+        weight = torch.cat([self.rows(f"{name}.weight", part) for name, part in zip(names, parts, strict=True)])
+        bias = None
+        if self.checkpoint.has(f"{names[0]}.bias"):
+            bias = torch.cat([self.rows(f"{name}.bias", part) for name, part in zip(names, parts, strict=True)])
+        return Linear(weight, bias)
+
+    def row_parallel(self, name: str, part: slice) -> Linear:
+        """Columns `part` of a matrix; the caller all-reduces. A bias is added by the first rank alone."""
+        weight = self.place(self.checkpoint.columns(f"{name}.weight", part.start, part.stop))
+        bias = None
+        if self.checkpoint.has(f"{name}.bias") and self.tp.index == 0:
+            bias = self.full(f"{name}.bias")
+        return Linear(weight, bias)
+
+
+class VocabParallel:
+    """Rows of the vocabulary divided over tp, padded so that every rank has as many: the embedding and the LM head."""
+
+    def __init__(self, load: Loader, vocab_size: int) -> None:
+        self._load = load
+        self._tp = load.tp
+        self.vocab_size = vocab_size
+        self.per_rank = -(-vocab_size // load.tp.size)
+        self.start = min(load.tp.index * self.per_rank, vocab_size)
+        self.stop = min(self.start + self.per_rank, vocab_size)
+
+    def rows(self, name: str) -> torch.Tensor:
+        """[per_rank, hidden]; rows beyond the vocabulary are zero."""
+        weight = self._load.rows(name, slice(self.start, self.stop))
+        missing = self.per_rank - weight.shape[0]
+        return F.pad(weight, (0, 0, 0, missing)) if missing else weight
+
+
+class Embedding(VocabParallel):
+    def __init__(self, load: Loader, name: str, vocab_size: int) -> None:
+        super().__init__(load, vocab_size)
+        self.weight = self.rows(name)
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        """tokens int64 [n] -> [n, hidden]. A rank contributes zero for a token that is not its own."""
+        if self._tp.size == 1:
+            return F.embedding(tokens, self.weight)
+        local = tokens - self.start
+        mine = (local >= 0) & (local < self.stop - self.start)
+        out = F.embedding(local.clamp_(0, self.per_rank - 1), self.weight)
+        out.masked_fill_(~mine.unsqueeze(1), 0)
+        return self._tp.all_reduce(out)
+
+
+class Head(VocabParallel):
+    """The LM head: hidden states to this rank's part of the logits."""
+
+    def __init__(self, load: Loader, name: str, vocab_size: int) -> None:
+        super().__init__(load, vocab_size)
+        self.linear = Linear(self.rows(name))
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """x [n, hidden] -> float32 [n, per_rank]; minus infinity beyond the vocabulary."""
+        logits = self.linear(x).float()
+        valid = self.stop - self.start
+        if valid < self.per_rank:
+            logits[:, valid:] = -torch.inf
+        return logits
+
+    def gather(self, logits: torch.Tensor) -> torch.Tensor:
+        """Every rank's part -> float32 [n, vocab]."""
+        if self._tp.size == 1:
+            return logits
+        parts = self._tp.all_gather(logits)
+        return parts.transpose(0, 1).reshape(logits.shape[0], -1)[:, : self.vocab_size]

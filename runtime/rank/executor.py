@@ -1,0 +1,89 @@
+"""One rank's work on a step: make the batch, receive, compute, send on, sample."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from runtime.engine.plan import LAST_SAMPLED, MemberPlan, unpack
+from runtime.model.batch import Batch, BlockTables
+from runtime.model.decoder import Stage
+from runtime.parallel.mesh import Mesh
+from runtime.protocol import TokenLogprobs
+from runtime.rank.sampler import Sampler
+
+
+class Sampled:
+    """The first tp rank of the last stage has the tokens, int64 [wanted]; the others none."""
+
+    __slots__ = ("logprobs", "tokens")
+
+    def __init__(self, tokens: np.ndarray | None = None, logprobs: dict[int, TokenLogprobs] | None = None) -> None:
+        self.tokens = tokens
+        self.logprobs = logprobs or {}
+
+
+class Executor:
+    """A stage, its block tables and its sampler. `rows`: the rows that the engine may use."""
+
+    def __init__(self, stage: Stage, mesh: Mesh, rows: int, max_model_len: int, block_size: int, kv_blocks: int) -> None:
+        self.stage, self.mesh = stage, mesh
+        stage.allocate(kv_blocks, block_size)
+        self._tables = BlockTables(
+            rows, -(-max_model_len // block_size), block_size, kv_blocks, stage.kv_heads, stage.shape.sliding_windows
+        )
+        self._sampler = Sampler(rows)
+        self._last = np.zeros(rows, dtype=np.int64)  # the token that each row sampled last
+
+    @property
+    def reports(self) -> bool:
+        """Whether this rank tells the engine what was sampled."""
+        return self.mesh.last_stage and self.mesh.at.tp == 0
+
+    @torch.inference_mode()
+    def run(self, plan: MemberPlan) -> Sampled:
+        """Every rank of the replica runs the same plan in the same order."""
+        rows, starts, counts = unpack(plan.rows), unpack(plan.starts), unpack(plan.counts)
+        wanted = unpack(plan.wanted)
+        self._tables.extend(unpack(plan.blocks).reshape(-1, 3))
+        for new in plan.new:
+            self._sampler.begin(new)
+        tokens = unpack(plan.tokens)
+        if (tokens == LAST_SAMPLED).any():
+            tokens = np.where(tokens == LAST_SAMPLED, self._last[np.repeat(rows, counts)], tokens)
+        batch = self._tables.batch(rows, starts, counts, tokens, wanted, self.stage.dtype, self.stage.device)
+        x = self._pass_through(batch)
+        if x is None or not len(wanted):
+            return Sampled(np.empty(0, dtype=np.int64) if self.reports else None)
+        return self._sample(self.stage.logits(x, batch), rows[wanted], (starts + counts)[wanted])
+
+    def _pass_through(self, batch: Batch) -> torch.Tensor | None:
+        """The hidden states after the last stage; None on the stages before, which have sent theirs on."""
+        mesh, stage = self.mesh, self.stage
+        if mesh.first_stage:
+            x = stage.embed(batch)
+        else:
+            x = torch.empty((batch.size, stage.shape.hidden_size), dtype=stage.dtype, device=stage.device)
+            mesh.pp.receive(x, mesh.at.pp - 1)
+        x = stage.forward(x, batch)
+        if mesh.last_stage:
+            return x
+        mesh.pp.send(x, mesh.at.pp + 1)
+        return None
+
+    def _sample(self, logits: torch.Tensor, rows: np.ndarray, positions: np.ndarray) -> Sampled:
+        """logits [wanted, vocab / tp], this rank's part."""
+        head, mesh = self.stage.head, self.mesh
+        assert head is not None
+        if self._sampler.all_greedy(rows):
+            values, places = logits.max(-1)
+            if mesh.tp.size > 1:
+                best = mesh.tp.all_gather(torch.stack([values.double(), (places + head.start).double()]))
+                winner = best[:, 0].argmax(0, keepdim=True)
+                places = best[:, 1].gather(0, winner).squeeze(0).long()
+            tokens, logprobs = places.cpu().numpy(), {}
+        else:
+            chosen, logprobs = self._sampler.sample(head.gather(logits), rows, positions)
+            tokens = chosen.cpu().numpy()
+        self._last[rows] = tokens
+        return Sampled(tokens, logprobs) if self.reports else Sampled()
