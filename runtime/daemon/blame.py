@@ -18,6 +18,7 @@ DIED = "rank-died"
 STALLED = "stalled"
 NO_ROOM = "no-room"
 NURSERY = "nursery"
+ENGINE = "engine-died"
 
 
 class RankFailure(Struct, frozen=True):

@@ -76,7 +76,8 @@ class RankGroup:
         self.max_model_len = placement.max_model_len
         self._channel = Channel()
         self._processes = [_Process(since=time.monotonic()) for _ in range(self.layout.world_size)]
-        self._ending = self._killed = False
+        self._leaving = self._killed = False
+        self._deaf = False  # nothing more will be reported
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
 
     @classmethod
@@ -189,7 +190,12 @@ class RankGroup:
     @property
     def dead(self) -> bool:
         """No rank lives, and none will be born."""
-        return self._channel.fileno() < 0 or all(process.status is not None for process in self._processes)
+        return self._deaf or all(process.status is not None for process in self._processes)
+
+    @property
+    def born(self) -> bool:
+        """A rank was. Before, a group that is closed leaves nobody: the zygote makes no rank for a closed channel."""
+        return any(process.pid for process in self._processes)
 
     def fileno(self) -> int:
         """Readable when `poll` has a birth or a death to tell; -1 after the end."""
@@ -198,8 +204,9 @@ class RankGroup:
     def poll(self) -> Phase:
         """Take in what happened since the last call: births, deaths, phases, standstill. Never blocks."""
         self._read_reports()
-        if self.failure is None and not self._ending:
-            self._advance()
+        if self.failure is None and not self._killed:
+            if not self._leaving:
+                self._advance()
             self._look_for_standstill(time.monotonic())
         return self.phase
 
@@ -219,12 +226,12 @@ class RankGroup:
                     signal.pidfd_send_signal(process.pidfd, signum)
 
     def leave(self) -> None:
-        """From now on a rank that ends does as it was told, and is no failure."""
-        self._ending = True
+        """From now on a rank that ends by itself, with exit code 0, does as it was told."""
+        self._leaving = True
 
     def end(self) -> None:
         """SIGKILL every rank, without waiting. Never goes through a collective: peers may hang in one."""
-        self._ending = self._killed = True
+        self._killed = True
         self.send_signal(signal.SIGKILL)
 
     def kill(self, timeout: float = 5.0) -> list[int]:
@@ -244,6 +251,7 @@ class RankGroup:
     def close(self) -> None:
         """Let go. Ranks that still live, or are yet to be born, are killed by the zygote, which sees the channel closed."""
         self._channel.close()
+        self._deaf = True
         for process in self._processes:
             if process.pidfd >= 0:
                 os.close(process.pidfd)
@@ -254,8 +262,7 @@ class RankGroup:
     def _await_deaths(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         self.poll()
-        # While the zygote is still importing nobody is born: closing the channel is then enough.
-        while not self.dead and any(process.pid for process in self._processes) and (rest := deadline - time.monotonic()) > 0:
+        while not self.dead and self.born and (rest := deadline - time.monotonic()) > 0:
             self._await_report(rest)
             self.poll()
 
@@ -266,13 +273,13 @@ class RankGroup:
 
     def _read_reports(self) -> None:
         deaths: list[tuple[int, int]] = []
-        while self._channel.fileno() >= 0:
+        while not self._deaf:
             try:
                 message = self._channel.read()
             except NurseryClosed as closed:
                 if not self.dead and self.failure is None and not deaths:
                     self.failure = RankFailure(blame.NURSERY, None, str(closed))
-                self._channel.close()
+                self._deaf = True
                 break
             if message is None:
                 break
@@ -284,11 +291,12 @@ class RankGroup:
                     self.send_signal(signal.SIGKILL)
             elif isinstance(report, Exited):
                 process.status = report.status
-                deaths.append((report.rank, report.status))
+                if report.status != 0 or not self._leaving:
+                    deaths.append((report.rank, report.status))
             else:
                 process.status = 1
                 self.failure = self.failure or RankFailure(blame.NURSERY, report.rank, report.error)
-        if deaths and self.failure is None and not self._ending:
+        if deaths and self.failure is None and not self._killed:
             rank, status = blame.first_death(deaths, self.board.ranks)
             self.failure = blame.death(rank, status, self.layout, self.board.ranks)
 

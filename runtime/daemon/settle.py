@@ -13,6 +13,7 @@ from pathlib import Path
 from runtime.checkpoint.config import ModelShape
 from runtime.layout import Layout, broken_rules, nearest_layouts, possible_layouts
 from runtime.spec import DeploymentSpec
+from telemetry.cgroup import Cgroup
 
 
 class LaunchRefused(ValueError):
@@ -32,7 +33,7 @@ class Machine:
     @classmethod
     def here(cls) -> Machine:
         cpus = tuple(sorted(os.sched_getaffinity(0)))
-        return cls(count_gpus(), cpus, _first_of_each_core(cpus), cpu_quota(), platform.machine())
+        return cls(count_gpus(), cpus, _first_of_each_core(cpus), Cgroup().cpu_quota(), platform.machine())
 
 
 @dataclass(frozen=True)
@@ -139,30 +140,6 @@ def count_gpus() -> int:
     if visible is None:
         return present
     return min(present, len([name for name in visible.split(",") if name.strip() not in ("", "-1")]))
-
-
-def cpu_quota() -> float | None:
-    """Cores' worth of CPU time that the control group grants; None: as many as there are."""
-    root = Path("/sys/fs/cgroup")
-    found: list[float] = []
-    try:
-        own = Path("/proc/self/cgroup").read_text().strip().splitlines()[-1].split(":", 2)[2].lstrip("/")
-    except (OSError, IndexError):
-        own = ""
-    for directory in {root, *(root / parent for parent in (Path(own), *Path(own).parents))}:
-        try:
-            quota, period = (directory / "cpu.max").read_text().split()
-        except (OSError, ValueError):
-            continue
-        if quota != "max":
-            found.append(int(quota) / int(period))
-    try:
-        quota_us = int((root / "cpu/cpu.cfs_quota_us").read_text())
-        if quota_us > 0:
-            found.append(quota_us / int((root / "cpu/cpu.cfs_period_us").read_text()))
-    except (OSError, ValueError):
-        pass
-    return min(found, default=None)
 
 
 def _first_of_each_core(cpus: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,0 +1,106 @@
+"""What a supervisor tells the telemetry hub of its deployment: state, events, memory, processes. And who waits for news of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import msgspec
+import psutil
+
+from runtime.daemon.blame import RankFailure
+from runtime.daemon.launcher import RankGroup
+from runtime.daemon.settle import Placement
+from runtime.spec import DeploymentSpec
+from telemetry.cgroup import Cgroup
+from telemetry.devices import DeviceProbe
+from telemetry.hub import Hub
+from telemetry.records import DeploymentRecord, DeviceRecord, EventRecord, RankMemory
+
+DEVICES_EVERY_S = 1.0
+
+
+class Reports:
+    """`last`: the newest record of the deployment's state."""
+
+    def __init__(self, hub: Hub, spec: DeploymentSpec, placement: Placement) -> None:
+        self.last: DeploymentRecord | None = None
+        self._hub, self._spec, self._placement = hub, spec, placement
+        self._news = asyncio.Event()
+        self._cgroup, self._probe = Cgroup(), DeviceProbe()
+
+    async def next(self, after: DeploymentRecord | None) -> DeploymentRecord:
+        while self.last is None or self.last is after:
+            await self._news.wait()
+        return self.last
+
+    def state(self, state: str, generation: int, reason: str, group: RankGroup | None) -> None:
+        """A new state: a record of it, and an event."""
+        self._announce(self._record(state, generation, reason, group))
+        severity = {"FAILED": "error", "RESTARTING": "warning"}.get(state, "info")
+        self.event(generation, severity, "state", f"{state}{': ' + reason if reason else ''}")
+
+    def progress(self, state: str, generation: int, reason: str, group: RankGroup | None, phase: str) -> None:
+        """Where a start is; told when it is somewhere else than before."""
+        record = self._record(state, generation, reason, group, phase, group.progress if group else None)
+        if self.last is None or msgspec.structs.replace(self.last, time_ns=0) != msgspec.structs.replace(record, time_ns=0):
+            self._announce(record)
+
+    def failure(self, generation: int, failure: RankFailure) -> None:
+        words = f"{failure}\n{failure.last_words}".strip()
+        self.event(generation, "error", failure.kind, words, failure.rank)
+
+    def event(self, generation: int, severity: str, kind: str, text: str, rank: int | None = None) -> None:
+        self._inject(EventRecord(self._spec.name, generation, time.perf_counter_ns(), severity, kind, text, rank))
+
+    def memory(self, group: RankGroup) -> None:
+        """Once loaded. What activations take is not known on a CPU, where the system's memory is everybody's."""
+        cpu = self._placement.device == "cpu"
+        total = min(filter(None, (psutil.virtual_memory().total, self._cgroup.memory_limit()))) if cpu else None
+        free = self._cgroup.memory_available() if cpu else None
+        self._inject(
+            *(
+                RankMemory(
+                    rank, group.generation, status.weights_bytes, status.kv_bytes, activations=None, total=total, free=free
+                )
+                for rank, status in enumerate(group.board.ranks)
+            )
+        )
+
+    async def watch_devices(self, group: RankGroup) -> None:
+        """Tell of the ranks' processes and devices every second, until cancelled."""
+
+        def probe() -> list[DeviceRecord]:
+            return [self._probe.probe(info.rank, group.generation, info.pid, info.device) for info in group.ranks]
+
+        while True:
+            self._inject(*await asyncio.to_thread(probe))
+            await asyncio.sleep(DEVICES_EVERY_S)
+
+    def _record(
+        self, state: str, generation: int, reason: str, group: RankGroup | None, phase: str = "", progress: float | None = None
+    ) -> DeploymentRecord:
+        return DeploymentRecord(
+            deployment=self._spec.name,
+            generation=generation,
+            time_ns=time.perf_counter_ns(),
+            state=state,
+            model=str(self._spec.model),
+            layout=self._spec.layout.asdict(),
+            device=self._placement.device,
+            dtype=self._placement.dtype,
+            emulated=self._placement.emulated,
+            ranks=group.ranks if group else [],
+            phase=phase,
+            progress=progress,
+            reason=reason,
+        )
+
+    def _announce(self, record: DeploymentRecord) -> None:
+        self.last = record
+        self._inject(record)
+        self._news.set()
+        self._news.clear()
+
+    def _inject(self, *records: DeploymentRecord | EventRecord | RankMemory | DeviceRecord) -> None:
+        self._hub.inject(records, self._spec.name)
