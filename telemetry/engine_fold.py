@@ -22,12 +22,14 @@ COUNTERS = (
 )
 RATED = ("prompt_tokens", "generated_tokens", "prefix_queries", "prefix_hits")
 MAX_REQUESTS = 4096  # finished requests remembered for percentiles
+MAX_REASONS = 16
 
 
 class EngineFold:
     """All replicas of one deployment."""
 
     def __init__(self) -> None:
+        self._replicas = 1
         self.records: dict[int, EngineRecord] = {}  # the last one by replica
         self._work: dict[int, WorkTimeline] = {}
         self._counters: Counter[str] = Counter()
@@ -41,13 +43,16 @@ class EngineFold:
         return self._work.setdefault(replica, WorkTimeline())
 
     def keep_replicas(self, count: int) -> None:
-        """Forget the replicas that a new layout no longer has."""
+        """Expect so many replicas; forget those that a new layout no longer has."""
+        self._replicas = count
         for replica in [r for r in self.records if r >= count]:
             del self.records[replica]
             self._work.pop(replica, None)
 
     def add_engine(self, record: EngineRecord) -> None:
         """Take a replica's state. Its first record says where its counters stand, not that they moved."""
+        if not 0 <= record.replica < self._replicas:
+            return
         last = self.records.get(record.replica)
         self.records[record.replica] = record
         self.work(record.replica).note(record.time_ns, record.running > 0)
@@ -61,7 +66,8 @@ class EngineFold:
     def add_request(self, record: RequestRecord) -> None:
         """Take a finished request."""
         self._requests.append((record.finished_ns, time_to_first_token_s(record), time_per_output_token_s(record)))
-        self._reasons[record.finish_reason] += 1
+        reason = record.finish_reason
+        self._reasons[reason if reason in self._reasons or len(self._reasons) < MAX_REASONS else "other"] += 1
         self._histograms.observe(record)
 
     def view(self, now_ns: int, window_ns: int) -> EngineView:

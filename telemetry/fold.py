@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import deque
 from math import prod
 
+import msgspec
+
 from telemetry.engine_fold import EngineFold
 from telemetry.losses import Losses
 from telemetry.rank_fold import RankFold
@@ -28,6 +30,7 @@ from telemetry.series import HISTORY, SECOND
 from telemetry.snapshot import DeploymentView, RankView, Snapshot
 
 MAX_EVENTS = 200
+MAX_TEXT = 8192  # characters of an event: a traceback
 MAX_DEPLOYMENTS = 64
 MAX_RANKS = 65_536
 KEYFRAME = "keyframe"  # the sender of `Fold.keyframe`'s envelopes
@@ -143,7 +146,7 @@ class Fold:
                 self.refused += 1
                 continue
             if isinstance(record, EventRecord):
-                self._events.append(record)
+                self._events.append(msgspec.structs.replace(record, text=record.text[:MAX_TEXT]))
             name = envelope.deployment if isinstance(record, StepRecord | RankMemory | DeviceRecord) else record.deployment
             deployment = self._deployments.get(name)
             if isinstance(record, DeploymentRecord):

@@ -7,9 +7,13 @@ reader and a new writer understand each other; `None` means *unavailable*, never
 
 from __future__ import annotations
 
-from msgspec import Struct
+from typing import Annotated
+
+from msgspec import Meta, Struct
 
 SCHEMA_VERSION = 1
+
+Count = Annotated[int, Meta(ge=0, le=1 << 48)]  # bounded, so that no sum of what a message claims leaves 64 bits
 
 
 class AxisTime(Struct, frozen=True):
@@ -51,7 +55,7 @@ class StepRecord(Struct, frozen=True, tag="step"):
     kv_blocks_used: int
     kv_blocks_total: int
     memory_bytes: int  # device memory (CUDA) or resident set (CPU) of the process
-    expert_tokens: list[int] | None = None  # by local expert, all layers of the stage summed, dummies excluded
+    expert_tokens: list[Count] | None = None  # by local expert, all layers of the stage summed, dummies excluded
 
 
 class RankMemory(Struct, frozen=True, tag="memory"):
@@ -73,20 +77,20 @@ class EngineRecord(Struct, frozen=True, tag="engine"):
     generation: int
     replica: int
     time_ns: int
-    running: int
-    waiting: int
-    kv_used: int  # blocks that running requests hold
-    kv_cached: int  # blocks that are free but hold a reusable prefix
-    kv_total: int
-    prompt_tokens: int  # counter
-    generated_tokens: int  # counter
-    finished: int  # counter
-    aborted: int  # counter
-    preemptions: int  # counter
-    prefix_queries: int  # counter, tokens looked up
-    prefix_hits: int  # counter, tokens found
-    steps: int  # counter
-    in_flight: int  # micro-batches now in the pipeline
+    running: Count
+    waiting: Count
+    kv_used: Count  # blocks that running requests hold
+    kv_cached: Count  # blocks that are free but hold a reusable prefix
+    kv_total: Count
+    prompt_tokens: Count  # counter
+    generated_tokens: Count  # counter
+    finished: Count  # counter
+    aborted: Count  # counter
+    preemptions: Count  # counter
+    prefix_queries: Count  # counter, tokens looked up
+    prefix_hits: Count  # counter, tokens found
+    steps: Count  # counter
+    in_flight: Count  # micro-batches now in the pipeline
 
 
 class RequestRecord(Struct, frozen=True, tag="request"):

@@ -3,10 +3,12 @@
 import msgspec
 import pytest
 from build import MS, S, deployment, engine, envelope, request, step
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from telemetry.codec import decode_snapshot, encode_snapshot
+from telemetry.codec import CodecError, decode_envelope, decode_snapshot, encode_envelope, encode_snapshot
 from telemetry.fold import MAX_EVENTS, Fold
-from telemetry.records import AxisTime, DeviceRecord, EventRecord, RankMemory
+from telemetry.records import AxisTime, DeviceRecord, EngineRecord, EventRecord, RankMemory, RequestRecord, StepRecord
 
 T = 1000 * S
 
@@ -190,3 +192,32 @@ def test_a_keyframe_tells_an_empty_fold_what_is_deployed():
     view = other.snapshot(T).deployments[0]
     assert (view.state, view.ranks[0].memory.weights, view.engine.running, view.engine.generated_tokens) == ("READY", 100, 4, 77)
     assert view.engine.tokens_per_s == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.sampled_from([0, 1, 1, 2, -1, 1 << 40, S, T, -T, 1 << 62, -(1 << 62), (1 << 64) - 1]), min_size=90, max_size=90)
+)
+def test_no_record_that_can_be_decoded_breaks_it(numbers):
+    """Whatever numbers a hostile sender writes, folding and drawing them raises nothing."""
+
+    def record(cls, **fixed):
+        return cls(**{field: numbers.pop() for field in cls.__struct_fields__ if field not in fixed}, **fixed)
+
+    records = [
+        record(EngineRecord, deployment="demo", generation=1, replica=0),
+        record(EngineRecord, deployment="demo", generation=1, replica=0),
+        record(StepRecord, rank=0, generation=1, axes={"tp": record(AxisTime)}, expert_tokens=[numbers.pop()]),
+        record(StepRecord, axes={}, expert_tokens=None),
+        record(RequestRecord, deployment="demo", request="r", finish_reason="stop"),
+        record(RankMemory),
+        record(EventRecord, deployment="demo", severity="info", kind="stalled", text=""),
+    ]
+    fold = fold_of(deployment(tp=2))
+    for hostile in records:
+        try:
+            fold.add(decode_envelope(encode_envelope(envelope(hostile))), 1 << 63)
+        except CodecError:
+            continue
+    for now in (T, 0, 1 << 62):
+        encode_snapshot(1, fold.snapshot(now))
