@@ -81,12 +81,14 @@ class House:
 class Supervisor:
     """A deployment. `run` is its life; `stop` may be called at any time of it."""
 
-    def __init__(self, spec: DeploymentSpec, shape: ModelShape, tokenizer: Tokenizer, number: int, house: House) -> None:
-        """`number`: not used by this daemon before. Raises LaunchRefused for what cannot be."""
+    def __init__(
+        self, spec: DeploymentSpec, shape: ModelShape, tokenizer: Tokenizer, number: int, house: House, generation: int = 0
+    ) -> None:
+        """`number`: not used by this daemon before. `generation`: the last that had this name. Raises LaunchRefused."""
         self.spec = spec = spec.named()
         self.shape = shape
         self.state = State.STARTING
-        self.generation = 0
+        self.generation = generation
         self.reason = ""
         placement = settle(spec, shape, Machine.here())
         self.frontend = DeploymentFrontend(spec.name, shape, tokenizer, placement.max_model_len, self._to_engine)
@@ -115,7 +117,7 @@ class Supervisor:
         self._woken.set()
 
     async def run(self) -> None:
-        """From the first process to the last."""
+        """From the first process until it was told to stop. A deployment that FAILED waits for that without any process."""
         try:
             while not self._stopping:
                 self.generation += 1
@@ -126,20 +128,25 @@ class Supervisor:
                 self.reason = str(failure)
                 self._reports.failure(self.generation, failure)
                 if not again:
-                    await self._end_engine()
-                    self._enter(State.FAILED)
-                    return
+                    await self._stand_failed()
+                    break
                 self._enter(State.RESTARTING)
         except Exception as error:
             # a fault of ours: no process shall be left without its supervisor, nor a state that is not true
             log.exception("the supervisor of %s failed", self.spec.name)
             self.reason = f"internal error: {type(error).__name__}: {error}"
             self.frontend.fail(self.reason)
-            self._enter(State.FAILED)
+            await self._stand_failed()
         finally:
             await self._end_engine()
-            if self.state != State.FAILED:
-                self._enter(State.STOPPED)
+        self._enter(State.STOPPED)
+
+    async def _stand_failed(self) -> None:
+        await self._end_engine()
+        self._enter(State.FAILED)
+        while not self._stopping:
+            await self._woken.wait()
+            self._woken.clear()
 
     async def _generation(self) -> RankFailure | None:
         """One generation, from its sockets to the death of its last rank. None: it was told to stop."""

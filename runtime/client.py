@@ -1,0 +1,109 @@
+"""Talks to a daemon: for the command line, the dashboard and tests. Synchronous, with deadlines, torch-free."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+import zmq
+
+from runtime.control import Command, DaemonInfo, Deploy, Failed, Ok, Progress, Reply, Request, Status, StopDeployment
+from runtime.run_dir import RunDir
+from runtime.spec import DeploymentSpec
+from telemetry.snapshot import Snapshot
+
+PATIENCE_S = 10.0
+STOP_S = 60.0  # a drain, and the death of large processes
+
+
+class DaemonError(Exception):
+    """The daemon refused or failed. `usage`: what was asked cannot be."""
+
+    def __init__(self, message: str, usage: bool = False) -> None:
+        super().__init__(message)
+        self.usage = usage
+
+
+class NoDaemon(DaemonError):
+    """Nobody runs there, or it does not answer."""
+
+
+class ControlClient:
+    """One connection, for one thread. Raises NoDaemon when no daemon runs in the directory; each call raises DaemonError."""
+
+    def __init__(self, run_dir: Path | None = None) -> None:
+        self.run_dir = RunDir(run_dir)
+        if not self.run_dir.occupied:
+            raise NoDaemon(f"no daemon runs in {self.run_dir.path}: start one with `shardscope daemon`")
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.linger = 0
+        self._socket.connect(self.run_dir.control)
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._decode = msgspec.msgpack.Decoder(Reply).decode
+
+    def status(self) -> tuple[DaemonInfo, Snapshot]:
+        """Who the daemon is, and the state of everything."""
+        ok = self._last(self._ask(Status(), PATIENCE_S))
+        if ok.daemon is None or ok.snapshot is None:
+            raise DaemonError("the daemon answered something else than was asked")
+        return ok.daemon, ok.snapshot
+
+    def snapshot(self) -> Snapshot:
+        return self.status()[1]
+
+    def deploy(self, spec: DeploymentSpec, wait: bool = True, deadline_s: float | None = None) -> Iterator[Progress]:
+        """Yields where the start is; ends when the deployment is READY (`wait` False: when the start has begun).
+
+        Raises DaemonError with the root cause. `deadline_s` None: as long as the daemon lives.
+        """
+        fields = spec.model_dump(mode="json") | {"model": str(spec.model.absolute())}
+        for body in self._ask(Deploy(fields, wait), deadline_s):
+            if isinstance(body, Progress):
+                yield body
+
+    def stop(self, name: str, now: bool = False) -> None:
+        """Drain and stop a deployment; returns when its processes are gone."""
+        self._last(self._ask(StopDeployment(name, now), STOP_S))
+
+    def close(self) -> None:
+        self._socket.close()
+        self._context.destroy()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _last(self, bodies: Iterator[Progress | Ok]) -> Ok:
+        for body in bodies:
+            if isinstance(body, Ok):
+                return body
+        raise NoDaemon("the daemon did not answer")
+
+    def _ask(self, command: Command, deadline_s: float | None) -> Iterator[Progress | Ok]:
+        request = Request(uuid.uuid4().hex, command)
+        self._socket.send(self._encode(request))
+        deadline = None if deadline_s is None else time.monotonic() + deadline_s
+        while True:
+            left = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
+            if left < 0.001:
+                raise NoDaemon(f"the daemon in {self.run_dir.path} did not answer within {deadline_s:g} s")
+            if not self._socket.poll(int(left * 1000)):
+                if not self.run_dir.occupied:
+                    raise NoDaemon(f"the daemon in {self.run_dir.path} ended")
+                continue
+            reply = self._decode(self._socket.recv())
+            if reply.id != request.id:
+                continue  # the answer to a question that we gave up
+            if isinstance(reply.body, Failed):
+                raise DaemonError(reply.body.error, reply.body.usage)
+            yield reply.body
+            if isinstance(reply.body, Ok):
+                return
