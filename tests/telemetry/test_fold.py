@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from build import MS, S, deployment, engine, envelope, request, step
+from handmade import MS, S, deployment, engine, envelope, request, step
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 import zmq
-from build import MS, deployment, engine, envelope, step
+from handmade import MS, deployment, engine, envelope, step
 
 from telemetry.client import TelemetryClient
 from telemetry.codec import decode_envelope, encode_envelope

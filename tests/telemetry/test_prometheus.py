@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from build import MS, S, deployment, engine, envelope, request, step
+from handmade import MS, S, deployment, engine, envelope, request, step
 from prometheus_client.parser import text_string_to_metric_families
 
 from telemetry.fold import Fold
