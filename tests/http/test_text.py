@@ -1,5 +1,7 @@
 """Tokens to text: stop strings across token borders, held text, end tokens, min_tokens. Pieces never change the result."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -104,7 +106,7 @@ def test_pieces_do_not_change_the_result(text, stops, cuts, include):
     expected = whole.add(text)
     finder, shown = StopFinder(stops, include), ""
     borders = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
-    for start, end in zip(borders, borders[1:], strict=False):
+    for start, end in pairwise(borders):
         shown += finder.add(text[start:end])
         if finder.found is not None:
             break
