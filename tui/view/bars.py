@@ -1,0 +1,60 @@
+"""Pictures made of characters: histories on a fixed scale, gauges of several parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from tui.view.line import Line, Span
+
+_EIGHTHS = " ▁▂▃▄▅▆▇█"
+
+
+class Share(NamedTuple):
+    """A part of a gauge. The glyph tells the parts apart where there is no colour."""
+
+    value: float
+    glyph: str
+    role: str
+
+
+def history(values: Sequence[float], columns: int, rows: int, top: float, second: int) -> list[str]:
+    """Columns of a bar chart from 0 to `top`, newest at the right, top row first.
+
+    `values` are one a second, the last of second number `second`. When they do not all fit, a column is the mean of k of
+    them; groups start at multiples of k seconds, because groups counted from the newest would make the picture shiver;
+    an oldest group that is left over is left out.
+    A zero still shows its foot: nothing at all means no data.
+    """
+    if columns <= 0 or rows <= 0:
+        return [""] * max(0, rows)
+    group = max(1, -(-len(values) // columns))
+    means = values if group == 1 else _grouped(values, group, second - len(values) + 1)[-columns:]
+    levels = [max(1, min(8 * rows, round(8 * rows * value / top))) if top > 0 else 1 for value in means]
+    blank = " " * (columns - len(levels))
+    return [blank + "".join(_EIGHTHS[max(0, min(8, level - 8 * row))] for level in levels) for row in reversed(range(rows))]
+
+
+def _grouped(values: Sequence[float], group: int, first: int) -> list[float]:
+    cuts = [0, *range(-first % group or group, len(values), group), len(values)]
+    return [sum(values[a:b]) / (b - a) for a, b in pairwise(cuts) if b > a]
+
+
+def gauge(shares: Sequence[Share], total: float, columns: int) -> Line:
+    """`[███▓▓▒···]`, of `columns` cells, brackets included. Ends are rounded, not parts: rounding never adds up."""
+    inner = columns - 2
+    if inner < 1:
+        return ()
+    spans = [Span("[", "dim")]
+    done, reached = 0, 0.0
+    for share in shares:
+        reached += max(0.0, share.value)
+        end = min(inner, round(inner * reached / total)) if total > 0 else 0
+        if end > done:
+            spans.append(Span(share.glyph * (end - done), share.role))
+            done = end
+    if done < inner:
+        spans.append(Span("·" * (inner - done), "dim"))
+    spans.append(Span("]", "dim"))
+    return tuple(spans)

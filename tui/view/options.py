@@ -1,0 +1,49 @@
+"""How the user wants to see it, and what is known of where it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from telemetry.snapshot import DeploymentView, Snapshot
+
+STALE_AFTER_S = 2.0
+
+
+@dataclass(frozen=True)
+class Options:
+    deployment: str = ""  # its name; "" or a name that is gone: the first
+    form: str = "auto"  # of the ranks: "auto", "grid", "table"
+    units: str = "GiB"
+    sort: str = "rank"
+    filter: str = ""
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Where the snapshot comes from. `age_s`: of the source's latest one, shown or not."""
+
+    source: str
+    age_s: float | None
+    problem: str = ""
+    paused_s: float | None = None  # since the screen was frozen; the source goes on
+    readonly: bool = False
+
+    @property
+    def stale(self) -> bool:
+        return self.age_s is not None and self.age_s > STALE_AFTER_S
+
+
+def chosen(snapshot: Snapshot | None, options: Options) -> DeploymentView | None:
+    """The deployment that the screen shows."""
+    if snapshot is None or not snapshot.deployments:
+        return None
+    return next((d for d in snapshot.deployments if d.name == options.deployment), snapshot.deployments[0])
+
+
+def neighbour(snapshot: Snapshot | None, options: Options, step: int) -> str:
+    """The name of the deployment `step` places on, around the end."""
+    current = chosen(snapshot, options)
+    if snapshot is None or current is None:
+        return ""
+    names = [d.name for d in snapshot.deployments]
+    return names[(names.index(current.name) + step) % len(names)]

@@ -1,0 +1,73 @@
+"""The first screen: who it is, the verdict, ranks by stage, engine, events. Decides what stands where at any size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from telemetry.snapshot import DeploymentView, Snapshot
+from tui.keys import Key
+from tui.view import panels
+from tui.view.grid import columns_fit, grid, grid_rows
+from tui.view.heading import identity, tabs, verdict_lines
+from tui.view.line import Line, crop, line
+from tui.view.manual import footer
+from tui.view.options import Feed, Options, chosen
+from tui.view.table import table
+from tui.view.verdict import verdict
+
+_TALLEST_GRAPH = 6
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What is drawn, top to bottom. `ranks` scrolls when it is longer than the room that the others leave."""
+
+    head: list[Line]
+    ranks: list[Line] = field(default_factory=list)
+    panels: list[Line] = field(default_factory=list)
+    foot: list[Line] = field(default_factory=list)
+
+
+def overview(snapshot: Snapshot | None, feed: Feed, options: Options, keys: Sequence[Key], columns: int, rows: int) -> Frame:
+    """The whole screen, `columns` wide and made for `rows`; on a very small one the top is what stays."""
+    columns = max(1, columns)
+    head = [identity(snapshot, feed, options, columns), *tabs(snapshot, options, columns)]
+    foot = [crop(footer(keys, columns, {"pause": "resume"} if feed.paused_s is not None else {}), columns)] if rows >= 6 else []
+    room = max(1, rows - len(head) - len(foot))
+    head += verdict_lines(verdict(snapshot, feed, options), columns, limit=max(1, min(3, room // 4)))
+    room = max(0, rows - len(head) - len(foot))
+    deployment = chosen(snapshot, options)
+    if snapshot is None or deployment is None:
+        return Frame(_cropped(head[:rows], columns), foot=foot)
+    second = snapshot.time_ns // 1_000_000_000
+    if not deployment.ranks:
+        ranks = [line(" no ranks yet", "dim")]
+    elif shown_as_grid(deployment, options, columns, room):
+        ranks = grid(deployment, second, options.units, columns, _graph_rows(deployment, columns, room))
+    else:
+        titles, ranks = table(deployment, second, options, columns, room - panels.SMALLEST - 2)
+        if room > len(titles):
+            head += titles
+            room -= len(titles)
+        ranks = ranks or [line(" no rank matches the filter; esc clears it", "dim")]
+    below = max(room - len(ranks), min(panels.SMALLEST, room // 2))
+    lower = panels.panels(deployment, snapshot, columns, below)
+    return Frame(_cropped(head[:rows], columns), _cropped(ranks, columns), _cropped(lower, columns), foot)
+
+
+def _cropped(lines: list[Line], columns: int) -> list[Line]:
+    return [crop(one, columns) for one in lines]
+
+
+def shown_as_grid(deployment: DeploymentView, options: Options, columns: int, room: int) -> bool:
+    """As asked for; else the grid where all of it fits with the panels below."""
+    if options.form != "auto":
+        return options.form == "grid"
+    return columns_fit(deployment, columns) and grid_rows(deployment, columns, 1) + panels.COMFORTABLE <= room
+
+
+def _graph_rows(deployment: DeploymentView, columns: int, room: int) -> int:
+    """Histories grow where there is room to spare."""
+    spare = room - panels.COMFORTABLE
+    return max([1, *(high for high in range(2, _TALLEST_GRAPH + 1) if grid_rows(deployment, columns, high) <= spare)])

@@ -1,0 +1,80 @@
+"""Which ranks, in which order: by their place in the layout, by a filter, by a figure."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+from telemetry.snapshot import DeploymentView, RankView
+
+_FIGURES: dict[str, Callable[[RankView], float | None]] = {
+    "rank": lambda rank: rank.info.rank,
+    "util": lambda rank: rank.util,
+    "memory": lambda rank: rank.memory.used,
+    "bubble": lambda rank: rank.bubble_pct,
+    "all-reduce": lambda rank: rank.allreduce_ms,
+    "step": lambda rank: rank.step_ms,
+    "tok/s": lambda rank: rank.tokens_per_s,
+}
+SORTS = tuple(_FIGURES)
+FILTER_HELP = "r3  p1  t0  cuda:2  READY  util>80  bubble>10  (all must hold)"
+
+_COMPARISON = re.compile(r"([a-z/-]+)([<>])(\d+(?:\.\d+)?)")
+
+
+def grouped(ranks: Iterable[RankView], *axes: str) -> list[list[RankView]]:
+    """The ranks by their place on `axes`, in order."""
+    groups: defaultdict[tuple[int, ...], list[RankView]] = defaultdict(list)
+    for rank in ranks:
+        groups[tuple(getattr(rank.info, axis) for axis in axes)].append(rank)
+    return [groups[place] for place in sorted(groups)]
+
+
+def stage_name(deployment: DeploymentView, ranks: Sequence[RankView]) -> str:
+    """`replica 0 stage 1`, less what the layout has only one of."""
+    info = ranks[0].info
+    replica = f"replica {info.dp}" if deployment.layout.get("dp", 1) > 1 else ""
+    stage = f"stage {info.pp}" if deployment.layout.get("pp", 1) > 1 or not replica else ""
+    return " ".join(name for name in (replica, stage) if name)
+
+
+def place(deployment: DeploymentView, rank: RankView) -> str:
+    """`d0p1e0t3`, less the axes that the layout does not use."""
+    used = [axis for axis in ("dp", "pp", "ep", "tp") if deployment.layout.get(axis, 1) > 1]
+    return "".join(f"{axis[0]}{getattr(rank.info, axis)}" for axis in used)
+
+
+def column_name(deployment: DeploymentView, rank: RankView) -> str:
+    """The place within a stage: `e0 t3`."""
+    used = [axis for axis in ("ep", "tp") if deployment.layout.get(axis, 1) > 1]
+    return " ".join(f"{axis[0]}{getattr(rank.info, axis)}" for axis in used)
+
+
+def arranged(ranks: Iterable[RankView], expression: str, sort: str) -> list[RankView]:
+    """The ranks that pass the filter; by number, or greatest first with the unavailable last."""
+    kept = [rank for rank in ranks if matches(rank, expression)]
+    figure = _FIGURES.get(sort, _FIGURES["rank"])
+    if sort == "rank":
+        return sorted(kept, key=lambda rank: rank.info.rank)
+
+    def greatest_first(rank: RankView) -> tuple[bool, float, int]:
+        value = figure(rank)
+        return value is None, -(value or 0.0), rank.info.rank
+
+    return sorted(kept, key=greatest_first)
+
+
+def matches(rank: RankView, expression: str) -> bool:
+    """Every word of the expression holds: a comparison of a figure, or the beginning of one of the rank's names."""
+    info = rank.info
+    names = [f"r{info.rank}", f"d{info.dp}", f"p{info.pp}", f"e{info.ep}", f"t{info.tp}", info.device.lower(), rank.state.lower()]
+    for word in expression.lower().split():
+        comparison = _COMPARISON.fullmatch(word)
+        if comparison and comparison[1] in _FIGURES:
+            value, limit = _FIGURES[comparison[1]](rank), float(comparison[3])
+            if value is None or (value <= limit if comparison[2] == ">" else value >= limit):
+                return False
+        elif word not in names and not (word.isalpha() and any(name.startswith(word) for name in names)):
+            return False
+    return True
