@@ -9,14 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from runtime.checkpoint.config import CheckpointError
 
-SPECIAL_TOKENS = ("<|pad|>", "<|begin|>", "<|end|>", "<|im_start|>", "<|im_end|>")
+SPECIAL_TOKENS = ("<|endoftext|>", "<|begin|>", "<|end|>", "<|im_start|>", "<|im_end|>")
 BOS_ID = 1
 EOS_IDS = (2, 4)  # the end of a text, the end of a chat's turn
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)  # every byte has a token, so every text can be encoded
+
+# Qwen's words: transformers gives every Qwen2 checkpoint these, whatever its tokenizer.json says
+_WORDS = r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
 
 _CHAT_TEMPLATE = """\
 {%- for message in messages %}
@@ -58,7 +61,8 @@ def write_tokenizer(out: Path, vocab_size: int, max_length: int, adds_bos: bool)
 @functools.cache
 def _trained(vocab_size: int) -> str:
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words = pre_tokenizers.Split(Regex(_WORDS), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -66,8 +70,8 @@ def _trained(vocab_size: int) -> str:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    # about 150 characters a token find all the merges; more text only takes longer
-    tokenizer.train_from_iterator(_sources(max_characters=max(400_000, 150 * vocab_size)), trainer)
+    # so much text has enough words for all the merges; more only takes longer
+    tokenizer.train_from_iterator(_sources(max_characters=max(200_000, 100 * vocab_size)), trainer)
     missing = vocab_size - tokenizer.get_vocab_size(with_added_tokens=True)
     tokenizer.add_tokens([f"<|unused_{i}|>" for i in range(missing)])
     return tokenizer.to_str()

@@ -17,7 +17,7 @@ _ATTENTION = 1.5  # of q and of k: a step looks at a few tokens; their mean woul
 _VALUE = 1.0
 _MLP = 1.2
 _ROUTER = 3.0  # the last chosen expert is well ahead of the first one that is not
-_LOGITS = 20.0  # standard deviation: greedy leads by a few, and sampling at temperature 1 still has a choice
+_LOGITS = 30.0  # standard deviation: greedy leads by a few, and sampling at temperature 1 still has a choice
 _SPECIAL_ROW = 0.05  # of a special token's row in the head, against any other row
 
 
