@@ -97,14 +97,16 @@ class LLM:
     `DeploymentSpec`. Raises CheckpointError, LaunchRefused or ValueError before any process is started, RanksFailed after.
     """
 
-    def __init__(self, model: str | os.PathLike[str], **options: Any) -> None:
+    def __init__(self, model: str | os.PathLike[str], *, zygote: Zygote | None = None, **options: Any) -> None:
+        """`zygote`: one that several share, and that stays; None: an own one."""
         self.spec = _spec(model, options)
         self.shape = read_shape(self.spec.model)
         self.tokenizer = Tokenizer.from_directory(self.spec.model) if (self.spec.model / "tokenizer.json").is_file() else None
         self._directory = tempfile.TemporaryDirectory(prefix="shardscope-")
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._ids = itertools.count()
-        self._zygote: Zygote | None = None
+        self._zygote = zygote
+        self._owns_zygote = zygote is None
         self._group: RankGroup | None = None
         self._sockets: RankSockets | None = None
         started = time.perf_counter()
@@ -118,7 +120,7 @@ class LLM:
     def _launch(self) -> None:
         spec, place = self.spec, f"ipc://{self._directory.name}"
         endpoints = Endpoints([f"{place}/plans-{rank}" for rank in range(spec.layout.world_size)], f"{place}/results")
-        self._zygote = Zygote()
+        self._zygote = self._zygote or Zygote()
         bind = Bind(
             generation=1,
             layout=spec.layout.asdict(),
@@ -254,7 +256,7 @@ class LLM:
             self._group.stop()
         if self._sockets is not None:
             self._sockets.close()
-        if self._zygote is not None:
+        if self._zygote is not None and self._owns_zygote:
             self._zygote.close()
         self._group = self._sockets = self._zygote = None
         self._context.destroy(linger=0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -67,9 +68,8 @@ class KVCache:
     __slots__ = ("_flat_keys", "_flat_values", "keys", "values")
 
     def __init__(self, heads: int, blocks: int, block_size: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> None:
-        # zeros come from untouched pages: memory is taken as blocks are first used
-        self.keys = torch.zeros((heads, blocks * block_size, head_dim), dtype=dtype, device=device)
-        self.values = torch.zeros_like(self.keys)
+        self.keys = _zeros((heads, blocks * block_size, head_dim), dtype, device)
+        self.values = _zeros((heads, blocks * block_size, head_dim), dtype, device)
         self._flat_keys = self.keys.view(heads * blocks, block_size * head_dim)
         self._flat_values = self.values.view(heads * blocks, block_size * head_dim)
 
@@ -81,6 +81,13 @@ class KVCache:
     def gather(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """rows int64 [heads x ...] of (head, block) pairs -> two [rows, block size x head size]."""
         return self._flat_keys.index_select(0, rows), self._flat_values.index_select(0, rows)
+
+
+def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """On CPU from untouched pages: memory is taken as blocks are first used. torch.zeros would write every byte."""
+    if device.type != "cpu":
+        return torch.zeros(size, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(math.prod(size) * dtype.itemsize, dtype=np.uint8)).view(dtype).view(size)
 
 
 class Attention:
