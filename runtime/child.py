@@ -29,16 +29,18 @@ def start(
     stdin: IO[bytes] | int = subprocess.DEVNULL,
     pass_fds: Sequence[int] = (),
     environment: Mapping[str, str] | None = None,
+    detached: bool = False,
 ) -> subprocess.Popen[bytes]:
     """Run `python -m module` in a process group of its own: a terminal's Ctrl-C reaches us, and we decide about it.
 
-    `output` takes stdout and stderr; None: they are ours. The child, if it calls `die_with_parent`, ends with us. Raises OSError.
+    `output` takes stdout and stderr; None: they are ours. The child, if it calls `die_with_parent`, ends with us; `detached`: it
+    outlives us and our terminal. Raises OSError.
     """
     paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     env = {**os.environ, **(environment or {}), "PYTHONPATH": os.pathsep.join(paths)}
     env.pop(_PARENT, None)
     # The kernel's "parent" is the thread that forked: bound to a passing thread, the child would die with the thread.
-    if threading.current_thread() is threading.main_thread():
+    if not detached and threading.current_thread() is threading.main_thread():
         env[_PARENT] = str(os.getpid())
     return subprocess.Popen(
         # -P: a directory called `runtime` where the user happens to stand is not ours
@@ -48,7 +50,8 @@ def start(
         stderr=output,
         pass_fds=pass_fds,
         env=env,
-        process_group=0,
+        process_group=None if detached else 0,
+        start_new_session=detached,
     )
 
 

@@ -93,6 +93,9 @@ class RunDir:
         """Nobody shall find us any more."""
         (self.path / "daemon.json").unlink(missing_ok=True)
         shutil.rmtree(self.sockets, ignore_errors=True)
+        for left in self.path.iterdir():
+            if left.is_socket():
+                left.unlink()
         os.close(self._lock)
         self._lock = -1
 

@@ -229,6 +229,7 @@ def _words(error: Exception) -> str:
 
 def serve(http: str, run_dir: Path | None, ready: int = -1) -> None:
     """The daemon's whole life. Raises RunDirError, PortTaken and ValueError before anything is started."""
+    os.umask(0o077)  # sockets and logs are their owner's
     place = RunDir(run_dir)
     place.acquire()
     bound = bind_http(http)

@@ -1,0 +1,358 @@
+"""The front door: the command line. It parses, then imports what the command needs.
+
+stdout is data, stderr is words. Exit codes: 0 fine, 1 failed, 2 usage (impossible layouts and bad values among it).
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from runtime.run_dir import RunDir
+    from telemetry.snapshot import Snapshot
+
+FAILED, USAGE = 1, 2
+LINES_EVERY_S = 2.0
+
+app = typer.Typer(
+    name="shardscope",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="See and steer sharded LLM inference.",
+)
+
+RunDirOption = Annotated[
+    Path | None, typer.Option("--run-dir", envvar="SHARDSCOPE_RUN_DIR", help="the daemon's; else in the user's runtime directory")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="one documented object instead of text")]
+HttpOption = Annotated[str, typer.Option("--http", metavar="HOST:PORT", help="where to serve the API")]
+ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="a Hugging Face checkpoint's directory")]
+Options = list[tuple[str, type, str]]
+
+# Fields of runtime.spec.DeploymentSpec; what is not given keeps its default there.
+SPEC: Options = [
+    ("tp", int, "tensor parallel degree"),
+    ("pp", int, "pipeline stages"),
+    ("ep", int, "expert parallel degree"),
+    ("dp", int, "replicas"),
+    ("device", str, "auto, cuda or cpu"),
+    ("dtype", str, "auto (the checkpoint's), float32, bfloat16 or float16"),
+    ("max_model_len", int, "tokens of prompt and output"),
+    ("max_num_seqs", int, "sequences in one step"),
+    ("max_num_batched_tokens", int, "tokens in one step"),
+    ("gpu_memory_utilization", float, "share of a GPU's memory that a rank may fill"),
+    ("kv_cache_bytes", int, "bytes of KV cache per rank"),
+    ("block_size", int, "tokens in a KV block"),
+    ("enable_prefix_caching", bool, "reuse the KV of equal beginnings"),
+    ("micro_batches", int, "in flight at once; as many as stages"),
+    ("oversubscribe", bool, "allow more ranks than GPUs; shown as emulated"),
+    ("transport", str, "auto, shm, gloo or nccl"),
+    ("threads", int, "per rank on CPU"),
+    ("enforce_eager", bool, "no CUDA graphs"),
+    ("stall_timeout_s", float, "seconds without progress after which a rank is treated as dead"),
+    ("telemetry", bool, "ranks tell what they do"),
+]
+# Fields of runtime.sampling.SamplingParams.
+SAMPLING: Options = [
+    ("n", int, "sequences for each prompt"),
+    ("max_tokens", int, "at most so many new tokens"),
+    ("min_tokens", int, "at least so many before an end"),
+    ("temperature", float, "0 is greedy"),
+    ("top_k", int, "choose among the k best"),
+    ("top_p", float, "choose among the best that make up this probability"),
+    ("min_p", float, "choose among those at least this times as likely as the best"),
+    ("repetition_penalty", float, "over prompt and output"),
+    ("presence_penalty", float, "over the output"),
+    ("frequency_penalty", float, "over the output, times the count"),
+    ("no_repeat_ngram_size", int, "no n-gram twice"),
+    ("seed", int, "same seed, same text"),
+    ("stop", list[str], "a string that ends the text; may repeat"),
+    ("stop_token_ids", list[int], "a token id that ends the text; may repeat"),
+    ("include_stop_str_in_output", bool, "show the stop string"),
+    ("ignore_eos", bool, "go on after the end-of-sequence token"),
+    ("logprobs", int, "so many of the best at each token"),
+    ("skip_special_tokens", bool, "do not show them"),
+]
+
+
+def takes(parameter: str, options: Options) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command a flag for each option; those that the user gave arrive as one dict, in `parameter`."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        others = [each for name, each in signature.parameters.items() if name != parameter]
+        flags = [_flag(name, kind, text) for name, kind, text in options]
+
+        def wrapper(**given: Any) -> None:
+            values = {name: given.pop(name) for name, _, _ in options}
+            command(**given, **{parameter: {name: value for name, value in values.items() if value not in (None, [])}})
+
+        wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
+        wrapper.__signature__ = signature.replace(parameters=[*others, *flags])  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {each.name: each.annotation for each in (*others, *flags)}
+        return wrapper
+
+    return decorate
+
+
+def _flag(name: str, kind: Any, text: str) -> inspect.Parameter:
+    flag = "--" + name.replace("_", "-")
+    option = typer.Option(f"{flag}/--no-{flag[2:]}" if kind is bool else flag, help=text)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
+
+
+def say(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Errors that have words become those words and an exit code; others are faults of ours and keep their traceback."""
+    from runtime.background import StartFailed
+    from runtime.client import DaemonError
+    from runtime.run_dir import RunDirError
+
+    try:
+        yield
+    except DaemonError as error:
+        say(f"error: {error}")
+        raise typer.Exit(USAGE if error.usage else FAILED) from None
+    except (RunDirError, StartFailed) as error:
+        say(f"error: {error}")
+        raise typer.Exit(FAILED) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads any more: nothing to complain about at exit either
+        raise typer.Exit(0) from None
+
+
+def bad(words: str) -> typer.Exit:
+    say(f"error: {words}")
+    return typer.Exit(USAGE)
+
+
+@app.callback(invoke_without_command=True)
+def dashboard(context: typer.Context, run_dir: RunDirOption = None, http: HttpOption = "127.0.0.1:8000") -> None:
+    """The dashboard when no command is given: attaches to the daemon, starts one when there is none."""
+    if context.invoked_subcommand is not None:
+        return
+    from runtime.background import DaemonProcess
+    from runtime.run_dir import RunDir
+
+    with told():
+        place = RunDir(run_dir)
+        if not place.occupied:
+            daemon = DaemonProcess(run_dir, http, detached=True)
+            say(f"started a daemon, pid {daemon.pid}: it stays when you leave (kill {daemon.pid} stops it)")
+        watch(place, seconds=None)
+
+
+@app.command()
+def daemon(
+    http: HttpOption = "127.0.0.1:8000",
+    run_dir: RunDirOption = None,
+    ready_fd: Annotated[int, typer.Option(hidden=True)] = -1,
+) -> None:
+    """Serve deployments until SIGTERM or Ctrl-C, which drain; a second one stops at once."""
+    from runtime import child
+
+    child.die_with_parent()
+    import logging
+
+    from runtime.daemon.daemon import PortTaken, serve
+
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    with told():
+        try:
+            serve(http, run_dir, ready_fd)
+        except PortTaken as error:
+            say(f"error: {error}")
+            raise typer.Exit(FAILED) from None
+        except ValueError as error:
+            raise bad(str(error)) from None
+
+
+@app.command()
+@takes("spec", SPEC)
+def deploy(
+    model: ModelArgument,
+    spec: dict[str, Any],
+    name: Annotated[str | None, typer.Option(help="the deployment's; else the directory's")] = None,
+    config: Annotated[Path | None, typer.Option(help="a TOML or JSON file of the same settings; flags win")] = None,
+    wait: Annotated[bool, typer.Option(help="return when it is READY")] = True,
+    run_dir: RunDirOption = None,
+) -> None:
+    """Serve MODEL. Prints the deployment's name when it is READY; fails with the root cause."""
+    from runtime.client import ControlClient
+    from runtime.demo import progress_line
+
+    given = {**(read_config(config) if config else {}), **spec, "model": model} | ({"name": name} if name else {})
+    wanted = checked_spec(given).named()
+    with told(), ControlClient(run_dir) as client:
+        line = ""
+        for progress in client.deploy(wanted, wait):
+            if progress_line(progress) != line:
+                line = progress_line(progress)
+                say(line)
+        print(wanted.name)
+
+
+@app.command()
+def status(as_json: JsonOption = False, run_dir: RunDirOption = None) -> None:
+    """What runs, and what each rank does."""
+    from runtime.client import ControlClient
+    from runtime.status import status_object
+
+    with told(), ControlClient(run_dir) as client:
+        info, snapshot = client.status()
+        if as_json:
+            print(json.dumps(status_object(info, snapshot), indent=2))
+        else:
+            say(f"daemon {info.pid} at {info.http}, run directory {info.run_dir}")
+            print_lines(snapshot)
+
+
+@app.command()
+def stop(
+    name: str, now: Annotated[bool, typer.Option("--now", help="do not drain")] = False, run_dir: RunDirOption = None
+) -> None:
+    """Drain a deployment, then stop it."""
+    from runtime.client import ControlClient
+
+    with told(), ControlClient(run_dir) as client:
+        client.stop(name, now)
+
+
+@app.command()
+def logs(
+    name: str, rank: Annotated[int | None, typer.Option(help="of this rank only")] = None, run_dir: RunDirOption = None
+) -> None:
+    """What the ranks and the engine of a deployment wrote."""
+    from runtime.run_dir import RunDir
+
+    with told():
+        place = RunDir(run_dir).logs / Path(name).name
+        found = sorted(place.glob("*.log") if rank is None else place.glob(f"rank-{rank}.log"))
+        if not found:
+            raise bad(f"no logs of '{name}'{'' if rank is None else f' rank {rank}'} in {place.parent}")
+        for path in found:
+            for line in path.read_text(errors="replace").splitlines():
+                print(line if rank is not None else f"{path.stem} | {line}")
+
+
+@app.command()
+@takes("spec", SPEC)
+@takes("sampling", SAMPLING)
+def generate(
+    model: ModelArgument,
+    spec: dict[str, Any],
+    sampling: dict[str, Any],
+    prompt: Annotated[list[str] | None, typer.Option(help="may repeat")] = None,
+    prompts_file: Annotated[Path | None, typer.Option(help='JSONL: {"prompt": ...} or {"prompt_token_ids": ...} a line')] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Generate from prompts, without a daemon."""
+    from runtime.generate import as_text, prompts_of, run
+
+    try:
+        prompts = prompts_of(prompt or [], prompts_file)
+        result = run(checked_spec({**spec, "model": model}), prompts, sampling)
+    except ValueError as error:
+        raise bad(str(error)) from None
+    except RuntimeError as error:
+        say(f"error: {error}")
+        raise typer.Exit(FAILED) from None
+    with told():
+        print(json.dumps(result) if as_json else as_text(result))
+
+
+@app.command()
+def demo(
+    headless: Annotated[bool, typer.Option("--headless", help="plain lines instead of the dashboard")] = False,
+    seconds: Annotated[float, typer.Option(min=0, help="how long, headless")] = 60.0,
+    directory: Annotated[Path | None, typer.Option("--dir", help="of the demo checkpoint; else in the user's cache")] = None,
+    http: HttpOption = "127.0.0.1:0",
+) -> None:
+    """A demo model, sharded over four ranks of this machine, under light load."""
+    import signal
+
+    from runtime.demo import DemoFailed, demo_checkpoint, demo_world
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # leave through every `finally`
+    with told():
+        try:
+            model = demo_checkpoint(directory)
+        except DemoFailed as error:
+            say(f"error: {error}")
+            raise typer.Exit(FAILED) from None
+        with demo_world(model, http, say) as served:
+            watch(served.run_dir, seconds, headless)
+
+
+def watch(place: RunDir, seconds: float | None, headless: bool = False) -> None:
+    """The dashboard; without a terminal, or `headless`, plain lines for so many seconds (None: until somebody ends us)."""
+    info = place.info
+    if not headless and info is not None and sys.stdin.isatty() and sys.stdout.isatty():
+        from tui.app import main as show
+        from tui.source import LiveSource
+
+        show(LiveSource(info.telemetry))
+        return
+    from runtime.client import ControlClient
+
+    end = None if seconds is None else time.monotonic() + seconds
+    with ControlClient(place.path) as client:
+        while end is None or time.monotonic() < end:
+            print_lines(client.snapshot())
+            time.sleep(LINES_EVERY_S if end is None else max(0.0, min(LINES_EVERY_S, end - time.monotonic())))
+
+
+def print_lines(snapshot: Snapshot) -> None:
+    from tui.view.plain import deployment_lines, rank_lines
+
+    for line in (*deployment_lines(snapshot), *rank_lines(snapshot)):
+        print(line, flush=True)
+
+
+def checked_spec(fields: dict[str, Any]) -> Any:
+    """A DeploymentSpec, or a usage error in words."""
+    from pydantic import ValidationError
+
+    from runtime.spec import DeploymentSpec
+
+    try:
+        return DeploymentSpec.model_validate(fields)
+    except ValidationError as error:
+        raise bad("; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())) from None
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        text = path.read_text()
+        return dict(json.loads(text) if path.suffix == ".json" else tomllib.loads(text))
+    except (OSError, ValueError, TypeError) as error:
+        raise bad(f"{path}: {error}") from None
+
+
+def main() -> None:
+    try:
+        app(prog_name="shardscope")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
