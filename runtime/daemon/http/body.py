@@ -50,12 +50,22 @@ def _refusal(problems: list[ErrorDetails]) -> ApiError:
     first = problems[0]
     if first["type"] == "json_invalid":
         return ApiError(400, f"the body is not valid JSON: {first['ctx']['error']}", code="invalid_json")
-    param = str(first["ctx"]["param"]) if first["type"] == "unsupported" else str(first["loc"][0]) if first["loc"] else None
-    words = dict.fromkeys(_words(problem) for problem in problems if problem["loc"][:1] == first["loc"][:1])
-    message = "; or ".join(words)
-    return ApiError(400, f"{param}: {message}" if param else message, param=param)
+    if first["type"] == "unsupported":
+        param = str(first["ctx"]["param"])
+        return ApiError(400, f"{param}: {first['msg']}", param=param)
+    if not first["loc"]:
+        return ApiError(400, f"the body: {first['msg']}")
+    param = str(first["loc"][0])
+    words = dict.fromkeys(f"{_path(problem)}: {problem['msg']}" for problem in problems if problem["loc"][:1] == first["loc"][:1])
+    return ApiError(400, "; or ".join(words), param=param)
 
 
-def _words(problem: ErrorDetails) -> str:
-    inside = [str(part) for part in problem["loc"][1:] if isinstance(part, int)]
-    return f"{problem['msg']} (item {'.'.join(inside)})" if inside else problem["msg"]
+def _path(problem: ErrorDetails) -> str:
+    """`messages[0].content`. Between fields and indices, pydantic names the types that it tried, and those are left out."""
+    path = ""
+    for part in problem["loc"]:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part.isidentifier() and part not in ("str", "int", "list"):
+            path += f".{part}" if path else part
+    return path

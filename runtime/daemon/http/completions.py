@@ -16,7 +16,7 @@ from runtime.daemon.http.body import read_body
 from runtime.daemon.http.errors import ApiError
 from runtime.daemon.http.logprobs import completion_logprobs
 from runtime.daemon.http.schemas import CompletionBody
-from runtime.daemon.http.serving import MAX_SEQUENCES, Answer, Job, catalogue, collect, encode, jobs, room, run, usage
+from runtime.daemon.http.serving import Answer, Job, catalogue, collect, encode, jobs, room, run, usage
 from runtime.daemon.http.stream import DONE, EventStream, event, json_answer, until_gone
 from runtime.frontend import Frontend, TextDelta
 
@@ -83,14 +83,12 @@ async def _prepare(frontend: Frontend, body: CompletionBody) -> _Call:
 
 
 def _prompts(body: CompletionBody) -> list[str | list[int]]:
-    """The prompts, one or several. Raises ApiError 400 for none at all, or too many."""
+    """The prompts, one or several. Raises ApiError 400 for none at all."""
     prompt = body.prompt
     if not prompt:
         raise ApiError(400, "prompt is empty: it must have at least one token", param="prompt")
     if isinstance(prompt, str) or isinstance(prompt[0], int):
         return [prompt]
-    if len(prompt) > MAX_SEQUENCES:
-        raise ApiError(400, f"{len(prompt)} prompts: at most {MAX_SEQUENCES} in one request", param="prompt")
     return cast("list[str | list[int]]", prompt)
 
 

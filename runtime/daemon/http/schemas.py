@@ -11,11 +11,14 @@ from pydantic_core import PydanticCustomError
 from runtime.daemon.http.errors import ApiError
 from runtime.sampling import SamplingParams
 
+MAX_SEQUENCES = 1024  # of one request: its prompts times n
+MAX_PROMPT_IDS = 2**21  # no context is longer
+
 Int = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what the wire to the engine can carry
 StopText = Annotated[str, Field(max_length=1000)]
-# fail_fast: a list of a million wrong items must not become a million errors
-Ids = Annotated[list[int], Field(fail_fast=True)]
-Texts = Annotated[list[str], Field(fail_fast=True)]
+# bounded, and one error is enough: a body of millions of items must not hold up everybody's tokens
+Ids = Annotated[list[int], Field(max_length=MAX_PROMPT_IDS, fail_fast=True)]
+Texts = Annotated[list[str], Field(max_length=MAX_SEQUENCES, fail_fast=True)]
 
 _OFF: tuple[object, ...] = (None, "", [], {}, False)
 _REFUSED_ANYWHERE = (
@@ -102,7 +105,7 @@ class CompletionBody(Sampled):
         "response_format": (None, {"type": "text"}),
     }
 
-    prompt: str | Texts | Ids | Annotated[list[Ids], Field(fail_fast=True)]
+    prompt: str | Texts | Ids | Annotated[list[Ids], Field(max_length=MAX_SEQUENCES, fail_fast=True)]
     max_tokens: Int | None = None
     echo: bool | None = None
     logprobs: Int | None = None

@@ -12,13 +12,13 @@ import msgspec
 from fastapi import Request
 
 from runtime.daemon.http.errors import ApiError
+from runtime.daemon.http.schemas import MAX_SEQUENCES
 from runtime.frontend import DeploymentGone, Frontend, TextDelta
 from runtime.protocol import FINISH_LENGTH, FINISH_STOP, TokenLogprobs
 from runtime.sampling import SamplingParams
 
-MAX_SEQUENCES = 1024  # of one request: its prompts times n
 RETRY_AFTER_S = 2  # a deployment that is starting or restarting
-CHARS_PER_TOKEN = 128  # no vocabulary has a longer token worth a prompt of them; a longer text is refused before it is encoded
+CHARS_PER_TOKEN = 32  # no text averages more; a longer one is refused before it is encoded, which takes a second a megabyte
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def _ready(frontend: Frontend) -> Frontend:
 
 
 async def encode(frontend: Frontend, text: str, *, param: str, add_special_tokens: bool = True) -> list[int]:
-    """`text` as token ids, made in a thread: a megabyte takes a second, in which no other client's tokens would move.
+    """`text` as token ids, made in a thread so that nobody else's tokens wait for it.
 
     Raises ApiError 400 for a text that is empty, is no Unicode, or that no context could hold.
     """

@@ -14,7 +14,8 @@ from starlette.responses import Response
 from runtime.daemon.http.body import read_body
 from runtime.daemon.http.errors import ApiError
 from runtime.daemon.http.logprobs import LOWEST
-from runtime.daemon.http.serving import MAX_SEQUENCES, Answer, Job, catalogue, collect, encode, jobs, room, run
+from runtime.daemon.http.schemas import MAX_SEQUENCES
+from runtime.daemon.http.serving import Answer, Job, catalogue, collect, encode, jobs, room, run
 from runtime.daemon.http.stream import EventStream, json_answer, until_gone
 from runtime.daemon.http.tgi_schemas import GenerateBody
 from runtime.frontend import Frontend, TextDelta
@@ -77,8 +78,8 @@ class _Call:
 async def _prepare(request: Request, body: GenerateBody, logprobs: bool) -> _Call:
     found = catalogue(request)
     frontend = found.any() if body.model is None else found.find(body.model)
-    if not body.prompts or len(body.prompts) > MAX_SEQUENCES:
-        raise ApiError(400, f"text has {len(body.prompts)} prompts: from 1 to {MAX_SEQUENCES} in one request", param="text")
+    if not body.prompts:
+        raise ApiError(400, "text is an empty list: it must hold at least one prompt", param="text")
     settings = body.settings
     prompts, params = [], []
     for text in body.prompts:
