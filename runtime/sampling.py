@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
@@ -62,7 +60,7 @@ class SamplingParams(Struct, frozen=True, omit_defaults=True):
         found: list[str] = []
 
         def check(name: str, value: float, ok: bool, rule: str) -> None:
-            if not ok or not math.isfinite(value):
+            if not ok or value != value:
                 found.append(f"{name} is {value}: it must be {rule}")
 
         check("n", self.n, 1 <= self.n <= 128, "from 1 to 128")
@@ -74,7 +72,7 @@ class SamplingParams(Struct, frozen=True, omit_defaults=True):
         check("top_k", self.top_k, self.top_k >= -1, "-1 or 0 (off) or positive")
         check("top_p", self.top_p, 0 <= self.top_p <= 1, "from 0 to 1")
         check("min_p", self.min_p, 0 <= self.min_p <= 1, "from 0 to 1")
-        check("repetition_penalty", self.repetition_penalty, self.repetition_penalty > 0, "greater than 0")
+        check("repetition_penalty", self.repetition_penalty, 0 < self.repetition_penalty <= 100, "greater than 0 and at most 100")
         check("presence_penalty", self.presence_penalty, -2 <= self.presence_penalty <= 2, "from -2 to 2")
         check("frequency_penalty", self.frequency_penalty, -2 <= self.frequency_penalty <= 2, "from -2 to 2")
         check("no_repeat_ngram_size", self.no_repeat_ngram_size, 0 <= self.no_repeat_ngram_size <= 64, "from 0 to 64")

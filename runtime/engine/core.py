@@ -16,7 +16,7 @@ from runtime.engine.plan import StepPlan, StepResult, unpack
 from runtime.engine.scheduler import Lane, Limits, Scheduler
 from runtime.engine.sequence import Sequence
 from runtime.layout import Layout
-from runtime.protocol import FINISH_ABORT, FINISH_ERROR, Generate, TokensOut
+from runtime.protocol import FINISH_ABORT, FINISH_ERROR, FINISH_STOP, Generate, TokensOut
 from telemetry.records import EngineRecord, RequestRecord
 
 
@@ -173,7 +173,7 @@ class Engine:
             lane.register(sequence)
             finish = sequence.finish_reason(self._max_model_len, self._eos)
             logprobs = [result.logprobs[i]] if i in result.logprobs else None
-            stop = token if finish == "stop" else None
+            stop = token if finish == FINISH_STOP and token in sequence.params.stop_token_ids else None
             outputs.append(TokensOut(sequence.request, [token], finish, stop, sequence.cached_tokens, logprobs))
             if finish:
                 self._end(sequence, finish)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from runtime.checkpoint.config import ModelShape, RopeScaling
-from runtime.model.batch import Batch, DecodeGroup, PrefillChunk
+from runtime.model.batch import Batch, Chunk, DecodeGroup
 from runtime.model.linear import Loader
 from runtime.parallel.communicator import Communicator
 
@@ -126,8 +126,8 @@ class Attention:
             mixed = self._decode(queries, batch.groups[0], cache)
         else:
             parts = [self._decode(queries[group.tokens], group, cache) for group in batch.groups]
-            parts += [self._prefill(queries[chunk.tokens], chunk, cache) for chunk in batch.chunks]
-            mixed = torch.cat(parts) if parts else queries.reshape(n, -1)
+            parts += [self._chunk(queries[chunk.tokens], chunk, cache) for chunk in batch.chunks]
+            mixed = torch.cat(parts) if len(parts) > 1 else parts[0]
         return self._tp.all_reduce(self._out(mixed))
 
     def _decode(self, queries: torch.Tensor, group: DecodeGroup, cache: KVCache) -> torch.Tensor:
@@ -143,16 +143,25 @@ class Attention:
         mixed = torch.bmm(torch.softmax(scores, -1), values.view(kv * n, length, dim))
         return mixed.view(kv, n, -1, dim).transpose(0, 1).reshape(n, -1)
 
-    def _prefill(self, queries: torch.Tensor, chunk: PrefillChunk, cache: KVCache) -> torch.Tensor:
+    def _chunk(self, queries: torch.Tensor, chunk: Chunk, cache: KVCache) -> torch.Tensor:
         """queries [n, heads, head size] of one sequence -> [n, heads x head size]."""
         n, kv, dim = queries.shape[0], self._kv_heads, self._head_dim
-        keys, values = (part.view(kv, -1, dim)[:, : chunk.length].unsqueeze(1) for part in cache.gather(chunk.gather))
-        grouped = queries.view(n, kv, -1, dim).permute(1, 2, 0, 3)
-        shared = (kv, grouped.shape[1], -1, -1)
+        if chunk.span is not None:
+            keys, values = cache.keys[:, chunk.span], cache.values[:, chunk.span]
+        else:
+            keys, values = (part.view(kv, -1, dim)[:, : chunk.length] for part in cache.gather(chunk.gather))
         mask = chunk.mask[self._window]
-        mixed = F.scaled_dot_product_attention(
-            grouped, keys.expand(shared), values.expand(shared), attn_mask=mask, is_causal=mask is None, scale=self._scale
-        )
+        if n == 1:
+            # the query heads of a kv head stand in for several new tokens
+            grouped = queries.reshape(1, kv, -1, dim)
+            return F.scaled_dot_product_attention(
+                grouped, keys.unsqueeze(0), values.unsqueeze(0), attn_mask=mask, scale=self._scale
+            ).view(1, -1)
+        grouped = queries.unflatten(1, (kv, -1)).permute(1, 2, 0, 3)
+        shared = (kv, grouped.shape[1], -1, -1)
+        keys, values = keys.unsqueeze(1).expand(shared), values.unsqueeze(1).expand(shared)
+        causal = chunk.causal and mask is None
+        mixed = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, is_causal=causal, scale=self._scale)
         return mixed.permute(2, 0, 1, 3).reshape(n, -1)
 
 

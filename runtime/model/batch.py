@@ -29,12 +29,18 @@ class DecodeGroup:
 
 
 @dataclass(frozen=True)
-class PrefillChunk:
-    """Several new tokens of one sequence. `mask` by window: [new, length] bool, or None for plain causal from position 0."""
+class Chunk:
+    """One or more new tokens of one sequence, computed by themselves.
+
+    `span`: its places in the cache when its blocks follow one another, which spares the gathering; else `gather`. `mask` by
+    window: [new, length] bool, or None where every new token sees all that came before it.
+    """
 
     tokens: slice
+    span: slice | None
     gather: torch.Tensor
     mask: dict[int | None, torch.Tensor | None]
+    causal: bool
     length: int
 
 
@@ -47,7 +53,7 @@ class Batch:
     slots: torch.Tensor
     wanted: torch.Tensor
     groups: list[DecodeGroup] = field(default_factory=list)
-    chunks: list[PrefillChunk] = field(default_factory=list)
+    chunks: list[Chunk] = field(default_factory=list)
 
     @property
     def size(self) -> int:
@@ -90,6 +96,8 @@ class BlockTables:
 
         contexts = starts + counts
         single = int(np.argmin(np.append(counts, 2) == 1))  # the leading sequences of one new token
+        if single == 1:
+            single = 0  # alone, a sequence is better off as a chunk
         groups = [self._group(rows, contexts, i, j, dtype, device) for i, j in _similar(self._blocks(contexts[:single]))]
         chunks = [
             self._chunk(int(rows[i]), int(starts[i]), slice(int(first[i]), int(ends[i])), device) for i in range(single, len(rows))
@@ -116,18 +124,25 @@ class BlockTables:
             bias[window] = plain.unsqueeze(1).to(device, non_blocking=True)
         return DecodeGroup(slice(i, j), self._gather(self._table[rows[i:j], :width], device), bias, length)
 
-    def _chunk(self, row: int, start: int, tokens: slice, device: torch.device) -> PrefillChunk:
+    def _chunk(self, row: int, start: int, tokens: slice, device: torch.device) -> Chunk:
         count = tokens.stop - tokens.start
         end = start + count
-        gather = self._gather(self._table[row, : -(-end // self._block_size)], device)
+        blocks = self._table[row, : -(-end // self._block_size)]
+        span = None
+        if (np.diff(blocks) == 1).all():
+            place = int(blocks[0]) * self._block_size
+            span = slice(place, place + end)
+        gather = self._gather(blocks if span is None else blocks[:0], device)
         query, key = np.arange(start, end)[:, None], np.arange(end)[None, :]
         mask: dict[int | None, torch.Tensor | None] = {}
         for window in self._windows:
-            if window is None or window >= end:
-                mask[window] = None if start == 0 else torch.from_numpy(key <= query).to(device)
-            else:
+            if window is not None and window < end:
                 mask[window] = torch.from_numpy((key <= query) & (key > query - window)).to(device)
-        return PrefillChunk(tokens, gather, mask, end)
+            elif start and count > 1:
+                mask[window] = torch.from_numpy(key <= query).to(device)
+            else:
+                mask[window] = None
+        return Chunk(tokens, span, gather, mask, count > 1, end)
 
 
 def _similar(blocks: np.ndarray) -> list[tuple[int, int]]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import psutil
 import torch
 
 from runtime.layout import Layout
 from runtime.model.decoder import Stage
 from runtime.rank.config import RankConfig
+from telemetry.cgroup import Cgroup
 
 CPU_CACHE_BYTES = 4 << 30  # of all ranks together, unless the deployment says otherwise
 CPU_SHARE = 0.5  # of the memory that is free after loading, at most, all ranks together
@@ -27,6 +27,6 @@ def kv_blocks_possible(config: RankConfig, stage: Stage, peak_bytes: Callable[[]
     if stage.device.type == "cuda":
         total = torch.cuda.get_device_properties(stage.device).total_memory
         return int((total * config.gpu_memory_utilization - peak_bytes()) // block_bytes)
-    free = psutil.virtual_memory().available
+    free = Cgroup().memory_available()
     world_size = Layout(**config.layout).world_size
     return min(useful, int(min(CPU_CACHE_BYTES, free * CPU_SHARE) // world_size // block_bytes))
