@@ -4,7 +4,7 @@ import pytest
 
 from tui.view.bars import Share, gauge, history
 from tui.view.figures import age, milliseconds, percent, short, size
-from tui.view.line import Part, clean, crop, fit, keep, line, spread, text, width
+from tui.view.line import Part, Span, clean, crop, fit, keep, line, merged, spread, text, width
 
 
 def test_history_is_on_a_fixed_scale():
@@ -90,3 +90,9 @@ def test_the_least_important_part_goes_first():
     assert text(keep(parts, 18)) == "name  state"
     assert text(keep(parts, 5)) == "name"
     assert text(keep(parts, 2)) == "na"
+
+
+def test_merging_spans_changes_nothing_that_is_seen():
+    spans = (Span("a", "bold"), Span("  "), Span("b", "bold"), Span(" ", "dim"), Span("", "bad"), Span("c", "", "go"), Span(" "))
+    assert merged(spans) == [Span("a  b ", "bold"), Span("c", "", "go"), Span(" ")]
+    assert text(merged(spans)) == text(spans)

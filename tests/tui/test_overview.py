@@ -185,3 +185,12 @@ def test_nothing_unavailable_passes_a_comparison():
 def test_units():
     assert "125Gi/131Gi" in " ".join(drawn(scene()))
     assert "134G/141G" in " ".join(drawn(scene(), units="GB"))
+
+
+def test_memory_of_unknown_total_still_shows_its_parts():
+    def unknown(rank):
+        return replace(rank, memory=MemoryView(weights=400 << 20, kv=200 << 20, used=700 << 20))
+
+    row = next(line for line in drawn(ranks_changed(scene(), unknown), 120, 40, form="table") if line.startswith(" r0 "))
+    assert "700Mi/--" in row
+    assert "█" in row.split("[")[1]

@@ -25,13 +25,13 @@ def memory_text(memory: MemoryView, units: str) -> str:
 
 
 def memory_gauge(memory: MemoryView, columns: int) -> Line:
-    """Weights, KV, everything else in use, of what the rank may use; nothing where that is unknown."""
+    """Weights, KV, everything else in use, of what the rank may use; where that is unknown, of what it uses."""
     used = occupied(memory)
-    if used is None or not memory.total:
+    if used is None:
         return BLANK
     weights, kv = memory.weights or 0, memory.kv or 0
     shares = [Share(weights, "█", "weights"), Share(kv, "▓", "kv"), Share(max(0, used - weights - kv), "▒", "other")]
-    return gauge(shares, max(memory.total, used), columns)
+    return gauge(shares, max(memory.total or 0, used), columns)
 
 
 def bubble(rank: RankView) -> Line:

@@ -12,7 +12,9 @@ from textual.selection import Selection
 from textual.strip import Strip
 
 from tui.theme import styles
-from tui.view.line import Line, text
+from tui.view.line import Line, merged, text
+
+_PLAIN = Style.null()
 
 
 class Lines(ScrollView, can_focus=False):
@@ -57,12 +59,8 @@ class Lines(ScrollView, can_focus=False):
             return Strip.blank(width, base)
         self._styles = self._styles or styles(self.app.current_theme, not self.app.no_color)
         segments = [
-            Segment(
-                span.text,
-                base + self._styles[span.role] + (Style(meta={"@click": span.action}) if span.action else Style.null()),
-            )
-            for span in self._lines[y]
-            if span.text
+            Segment(span.text, base + self._styles[span.role] + (Style(meta={"@click": span.action}) if span.action else _PLAIN))
+            for span in merged(self._lines[y])
         ]
         return self._selected(Strip(segments), y).adjust_cell_length(width, base).apply_offsets(0, y)
 
