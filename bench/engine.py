@@ -77,7 +77,12 @@ class Transformers:
         start = time.perf_counter()
         with self.torch.inference_mode():
             self.model.generate(
-                ids, attention_mask=self.torch.ones_like(ids), do_sample=False, max_new_tokens=new, pad_token_id=0, logits_processor=[clock]
+                ids,
+                attention_mask=self.torch.ones_like(ids),
+                do_sample=False,
+                max_new_tokens=new,
+                pad_token_id=0,
+                logits_processor=[clock],
             )
         return [clock.times[0] - start] * len(batch), clock.times[-1] - start
 
@@ -176,7 +181,9 @@ def shares(shape, count: int, decode: float, machine: dict[str, float]) -> tuple
 # --- all of them
 
 
-def measure(args: argparse.Namespace, engines: list[str], vocab: int) -> tuple[dict[str, list[dict]], dict[str, float], list[dict[str, float]]]:
+def measure(
+    args: argparse.Namespace, engines: list[str], vocab: int
+) -> tuple[dict[str, list[dict]], dict[str, float], list[dict[str, float]]]:
     counts = ",".join(map(str, args.concurrency))
     rounds: dict[str, list[dict]] = {engine: [] for engine in engines}
     loads: dict[str, float] = {}
@@ -221,8 +228,10 @@ def main() -> None:
     def median(engine: str, *keys: str) -> float:
         return statistics.median(each[keys[0]][keys[1]] for each in rounds[engine])
 
-    print(f"{Path(args.model).name}, bfloat16, {len(os.sched_getaffinity(0))} cores, {args.rounds} rounds; "
-          f"reads {limit['read']:.1f} GB/s, multiplies {limit['gemm']:.0f} GFLOP/s")
+    print(
+        f"{Path(args.model).name}, bfloat16, {len(os.sched_getaffinity(0))} cores, {args.rounds} rounds; "
+        f"reads {limit['read']:.1f} GB/s, multiplies {limit['gemm']:.0f} GFLOP/s"
+    )
     against = "".join(f"  x {peer}" for peer in peers)
     print(f"{'engine':<14}{'conc':>5}{'decode/s':>10}{'TTFT ms':>9}{'ITL ms':>8}{'memory':>8}{'limit':>7}{against}")
     for engine in [*peers, *ours]:
@@ -230,8 +239,10 @@ def main() -> None:
             decode = median(engine, count, "decode")
             memory, bound = shares(shape, int(count), decode, limit)
             ratios = "".join(f"{decode / median(peer, count, 'decode'):>{len(peer) + 4}.2f}" for peer in peers)
-            print(f"{engine:<14}{count:>5}{decode:>10.1f}{median(engine, count, 'ttft'):>9.0f}{median(engine, count, 'itl'):>8.1f}"
-                  f"{memory:>8.0%}{bound:>7.0%}{ratios}")
+            print(
+                f"{engine:<14}{count:>5}{decode:>10.1f}{median(engine, count, 'ttft'):>9.0f}{median(engine, count, 'itl'):>8.1f}"
+                f"{memory:>8.0%}{bound:>7.0%}{ratios}"
+            )
     for engine in [*peers, *ours]:
         print(f"{engine:<14}prefill {median(engine, 'prefill', 'tok_s'):.0f} tok/s, load {loads[engine]:.1f} s")
 

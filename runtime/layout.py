@@ -116,7 +116,8 @@ def nearest_layouts(layout: Layout, shape: ModelShape, count: int = 3) -> list[L
     """The possible layouts most like an impossible one: as many ranks if any, else the next fewer."""
 
     def distance(other: Layout) -> float:
-        return sum(abs(getattr(layout, a) - getattr(other, a)) / max(getattr(layout, a), getattr(other, a)) for a in AXES)
+        pairs = zip(layout.asdict().values(), other.asdict().values(), strict=True)
+        return sum(abs(asked - found) / max(asked, found) for asked, found in pairs)
 
     for world_size in range(layout.world_size, 0, -1):
         found = sorted(possible_layouts(shape, world_size), key=distance)

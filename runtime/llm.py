@@ -237,7 +237,7 @@ class LLM:
         while self.engine.busy or self.engine.in_flight:
             for replica, plan in self.engine.plans():
                 sockets.send(replica, plan)
-            events = dict(poller.poll(_WATCH_S * 1000))
+            events = dict(poller.poll(int(_WATCH_S * 1000)))
             if group.fileno() in events or time.monotonic() - watched > _WATCH_S:
                 watched = time.monotonic()
                 group.poll()
@@ -297,7 +297,9 @@ def _spec(model: str | os.PathLike[str], options: dict[str, Any]) -> DeploymentS
     given = {name: value for name, value in given.items() if value is not None}
     unknown = sorted(set(given) - set(DeploymentSpec.model_fields))
     if unknown:
-        raise TypeError(f"LLM() takes no argument {', '.join(unknown)}; it takes {', '.join(sorted(DeploymentSpec.model_fields))}")
+        raise TypeError(
+            f"LLM() takes no argument {', '.join(unknown)}; it takes {', '.join(sorted(DeploymentSpec.model_fields))}"
+        )
     try:
         return DeploymentSpec(model=Path(model), **given)
     except ValidationError as error:

@@ -39,7 +39,8 @@ class TokenLogprobs(Struct, frozen=True, array_like=True):
 class TokensOut(Struct, frozen=True):
     """New tokens of one request. After one with `finish` set the engine forgets the request.
 
-    The token that ended the request is in `tokens`; `stop_token` names it if it is one of its `stop_token_ids`. `error` explains a finish of `FINISH_ERROR`.
+    The token that ended the request is in `tokens`; `stop_token` names it if it is one of its `stop_token_ids`. `error`
+    explains a finish of `FINISH_ERROR`.
     """
 
     request: str

@@ -16,7 +16,7 @@ from runtime.engine.plan import StepPlan, StepResult, unpack
 from runtime.engine.scheduler import Lane, Limits, Scheduler
 from runtime.engine.sequence import Sequence
 from runtime.layout import Layout
-from runtime.protocol import FINISH_ABORT, FINISH_ERROR, FINISH_STOP, Generate, TokensOut
+from runtime.protocol import FINISH_ABORT, FINISH_ERROR, FINISH_LENGTH, FINISH_STOP, Generate, TokensOut
 from telemetry.records import EngineRecord, RequestRecord
 
 
@@ -49,8 +49,8 @@ class Engine:
         """Whether a step is out with the ranks."""
         return any(replica.in_flight for replica in self._replicas)
 
-    def attach(self, bind: Bind, attach: Attach) -> None:
-        """Schedule onto a new generation of ranks."""
+    def attach(self, bind: Bind, attach: Attach) -> list[TokensOut]:
+        """Schedule onto a new generation of ranks. Ends the requests that came before it and do not fit its context."""
         layout = Layout(**bind.layout)
         lookahead = layout.pp == 1
         limits = Limits(
@@ -66,13 +66,26 @@ class Engine:
         self._eos = limits.eos
         self._replicas = [
             Scheduler(
-                [Lane(BlockPool(attach.kv_blocks, bind.block_size, bind.prefix_caching), limits) for _ in range(layout.ep)], limits
+                [Lane(BlockPool(attach.kv_blocks, bind.block_size, bind.prefix_caching), limits) for _ in range(layout.ep)],
+                limits,
             )
             for _ in range(layout.dp)
         ]
         counters = (self._prompt_tokens, self._generated, self._finished, self._aborted)
         for counter in counters:
             counter[:] = [0] * layout.dp
+        return [self._outgrown(s) for s in list(self._waiting) if len(s.tokens) >= self._max_model_len]
+
+    def _outgrown(self, sequence: Sequence) -> TokensOut:
+        self._waiting.remove(sequence)
+        if sequence.output_tokens:
+            self._end(sequence, FINISH_LENGTH)
+            return TokensOut(sequence.request, [], FINISH_LENGTH)
+        self._end(sequence, FINISH_ERROR)
+        return TokensOut(sequence.request, [], FINISH_ERROR, error=self._too_long(len(sequence.tokens)))
+
+    def _too_long(self, tokens: int) -> str:
+        return f"the prompt has {tokens} tokens, the context {self._max_model_len}"
 
     def detach(self, error: str = "") -> list[TokensOut]:
         """The ranks are gone. With an error every request ends with it; without, all wait for the next generation."""
@@ -100,7 +113,7 @@ class Engine:
         elif not message.prompt:
             error = "the prompt is empty"
         elif self._max_model_len and len(message.prompt) >= self._max_model_len:
-            error = f"the prompt has {len(message.prompt)} tokens, the context {self._max_model_len}"
+            error = self._too_long(len(message.prompt))
         elif len(self._waiting) >= self._max_queue:
             error = f"queue full: {len(self._waiting)} requests are waiting"
         if error:

@@ -38,7 +38,7 @@ class BlockPool:
         return -(-tokens // self.block_size)
 
     def find(self, tokens: list[int]) -> tuple[list[int], list[int]]:
-        """The longest registered prefix in whole blocks, at least one token short of all: (blocks, names). Nothing is held yet."""
+        """The longest registered prefix in whole blocks, at least one token short of all: (blocks, names). Holds nothing."""
         blocks: list[int] = []
         names: list[int] = []
         if not self._caching:

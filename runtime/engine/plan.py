@@ -72,7 +72,7 @@ class StepResult(Struct, frozen=True, array_like=True):
 
 Plan = StepPlan | Halt
 
-_plan_decoder = msgspec.msgpack.Decoder(Plan)
+_plan_decoder: msgspec.msgpack.Decoder[Plan] = msgspec.msgpack.Decoder(Plan)
 _result_decoder = msgspec.msgpack.Decoder(StepResult)
 encode = msgspec.msgpack.Encoder().encode
 
@@ -85,8 +85,8 @@ def decode_result(data: bytes) -> StepResult:
     return _result_decoder.decode(data)
 
 
-def pack(numbers: list[int]) -> bytes:
-    return np.array(numbers, dtype="<i4").tobytes()
+def pack(numbers: list[int] | np.ndarray) -> bytes:
+    return np.asarray(numbers, dtype="<i4").tobytes()
 
 
 def unpack(data: bytes) -> np.ndarray:

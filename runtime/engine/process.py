@@ -19,6 +19,7 @@ from runtime.engine.messages import Attach, Bind, Bound, Detach, Drained, Engine
 from runtime.engine.ranks import RankSockets
 from runtime.protocol import FINISH_ABORT, Abort, Generate, Outputs, TokensOut
 from telemetry.emitter import Emitter
+from telemetry.records import Record
 
 RECORDS_S = 0.25
 
@@ -53,7 +54,7 @@ class EngineProcess:
                 for replica, plan in self._engine.plans():
                     self._ranks.send(replica, plan)
             self._report()
-            events = dict(self._poller.poll(RECORDS_S * 1000))
+            events = dict(self._poller.poll(int(RECORDS_S * 1000)))
             if self._ranks is not None and self._ranks.results in events:
                 self._take_results()
             if self._control in events:
@@ -100,7 +101,7 @@ class EngineProcess:
                 self._control.send(_encode(Bound(message.generation)))
             case Attach():
                 if self._bind is not None and self._bind.generation == message.generation:
-                    self._engine.attach(self._bind, message)
+                    self._tell(self._engine.attach(self._bind, message))
                     self._attached = True
             case Detach():
                 self._attached = False
@@ -129,7 +130,7 @@ class EngineProcess:
         now = time.monotonic()
         if now - self._reported >= RECORDS_S:
             self._reported = now
-            records = [*self._engine.records(), *self._engine.finished]
+            records: list[Record] = [*self._engine.records(), *self._engine.finished]
             self._engine.finished.clear()
             if records:
                 self._emitter.emit(*records)

@@ -12,7 +12,7 @@ from runtime.sampling import SamplingParams
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """`tokens`: prompt and output. `computed`: positions that plans have put into the cache. `awaited`: sampled tokens on their way."""
+    """`tokens`: prompt and output. `computed`: positions that plans have put into the cache. `awaited`: tokens on their way."""
 
     request: str
     tokens: list[int]

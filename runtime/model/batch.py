@@ -66,7 +66,9 @@ class BlockTables:
     A row is a sequence's place in the rank's tables, given by the engine.
     """
 
-    def __init__(self, rows: int, max_blocks: int, block_size: int, num_blocks: int, kv_heads: int, windows: tuple[int | None, ...]) -> None:
+    def __init__(
+        self, rows: int, max_blocks: int, block_size: int, num_blocks: int, kv_heads: int, windows: tuple[int | None, ...]
+    ) -> None:
         self._table = np.zeros((rows, max_blocks), dtype=np.int64)
         self._block_size, self._num_blocks = block_size, num_blocks
         self._heads = np.arange(kv_heads, dtype=np.int64)[:, None] * num_blocks
@@ -78,7 +80,14 @@ class BlockTables:
             self._table[additions[:, 0], additions[:, 1]] = additions[:, 2]
 
     def batch(
-        self, rows: np.ndarray, starts: np.ndarray, counts: np.ndarray, tokens: np.ndarray, wanted: np.ndarray, dtype: torch.dtype, device: torch.device
+        self,
+        rows: np.ndarray,
+        starts: np.ndarray,
+        counts: np.ndarray,
+        tokens: np.ndarray,
+        wanted: np.ndarray,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> Batch:
         """rows, starts, counts [sequences]: sequence i computes positions starts[i] .. starts[i] + counts[i] - 1.
 
@@ -100,7 +109,8 @@ class BlockTables:
             single = 0  # alone, a sequence is better off as a chunk
         groups = [self._group(rows, contexts, i, j, dtype, device) for i, j in _similar(self._blocks(contexts[:single]))]
         chunks = [
-            self._chunk(int(rows[i]), int(starts[i]), slice(int(first[i]), int(ends[i])), device) for i in range(single, len(rows))
+            self._chunk(int(rows[i]), int(starts[i]), slice(int(first[i]), int(ends[i])), device)
+            for i in range(single, len(rows))
         ]
         return Batch(put(tokens), put(positions), put(slots), put(ends[wanted] - 1), groups, chunks)
 
@@ -110,7 +120,9 @@ class BlockTables:
     def _gather(self, blocks: np.ndarray, device: torch.device) -> torch.Tensor:
         return torch.from_numpy((self._heads + blocks.reshape(1, -1)).reshape(-1)).to(device, non_blocking=True)
 
-    def _group(self, rows: np.ndarray, contexts: np.ndarray, i: int, j: int, dtype: torch.dtype, device: torch.device) -> DecodeGroup:
+    def _group(
+        self, rows: np.ndarray, contexts: np.ndarray, i: int, j: int, dtype: torch.dtype, device: torch.device
+    ) -> DecodeGroup:
         mine = contexts[i:j, None]
         width = int(self._blocks(contexts[i:j]).max())
         length = width * self._block_size

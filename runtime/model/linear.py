@@ -39,7 +39,12 @@ class Linear:
 
 def packs(weight: torch.Tensor) -> bool:
     """Whether oneDNN computes this weight's dtype on this device better from its own layout."""
-    return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available() and weight.numel() > 0
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype == torch.bfloat16
+        and torch.backends.mkldnn.is_available()
+        and weight.numel() > 0
+    )
 
 
 class Loader:

@@ -120,7 +120,9 @@ class Communicator:
     Members must make the same calls in the same order.
     """
 
-    def __init__(self, axis: str, size: int, index: int, transport: Transport | None, status: RankStatus, cuda: bool = False) -> None:
+    def __init__(
+        self, axis: str, size: int, index: int, transport: Transport | None, status: RankStatus, cuda: bool = False
+    ) -> None:
         if size > 1 and transport is None:
             raise ValueError(f"axis {axis} has {size} members and no transport")
         self.axis, self.size, self.index = axis, size, index

@@ -55,7 +55,7 @@ def connect(config: RankConfig, shape: ModelShape, status: RankStatus) -> Mesh:
     elif layout.world_size > 1:
         dist.init_process_group(
             config.transport,
-            store=dist.FileStore(config.store, layout.world_size),
+            store=dist.FileStore(config.store, layout.world_size),  # type: ignore[attr-defined]
             rank=config.rank,
             world_size=layout.world_size,
             device_id=torch.device(config.device) if cuda else None,

@@ -7,6 +7,7 @@ touches takes no memory.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from runtime.checkpoint.config import ModelShape
@@ -58,7 +59,7 @@ def map_segment(layout: Layout, slot_bytes: int, channel_bytes: int, channel_slo
                 offset = stations[group].end
         stages = layout.group(rank, "pp")
         if stages[0] == rank:
-            for pair in zip(stages, stages[1:], strict=False):
+            for pair in itertools.pairwise(stages):
                 channels[pair] = Region(offset, channel_slots, channel_bytes)
                 offset = channels[pair].end
     return SegmentMap(stations, channels, max(offset, PAGE))

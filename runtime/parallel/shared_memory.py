@@ -236,5 +236,3 @@ class SharedMemoryTransport:
 
 def open_segment(fd: int, size: int) -> mmap.mmap:
     return mmap.mmap(fd, size)
-
-

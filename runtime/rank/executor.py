@@ -81,7 +81,7 @@ class Executor:
                 best = mesh.tp.all_gather(torch.stack([values.double(), (places + head.start).double()]))
                 winner = best[:, 0].argmax(0, keepdim=True)
                 places = best[:, 1].gather(0, winner).squeeze(0).long()
-            tokens, logprobs = places.cpu().numpy(), {}
+            tokens, logprobs = places.cpu().numpy(), dict[int, TokenLogprobs]()
         else:
             chosen, logprobs = self._sampler.sample(head.gather(logits), rows, positions)
             tokens = chosen.cpu().numpy()

@@ -71,7 +71,9 @@ class Sampler:
         """Whether the choice is the largest logit of each row and nothing else is asked."""
         return bool(self._greedy[rows].all()) and not bool(self._special[rows].any())
 
-    def sample(self, logits: torch.Tensor, rows: np.ndarray, positions: np.ndarray) -> tuple[torch.Tensor, dict[int, TokenLogprobs]]:
+    def sample(
+        self, logits: torch.Tensor, rows: np.ndarray, positions: np.ndarray
+    ) -> tuple[torch.Tensor, dict[int, TokenLogprobs]]:
         """logits float32 [n, vocab]; rows, positions [n]: the position that the new token will take.
 
         Returns (tokens int64 [n], logprobs by index, for the rows that asked).
@@ -156,7 +158,6 @@ def _logprobs(logits: torch.Tensor, token: int, count: int) -> TokenLogprobs:
     """Of the unmodified distribution."""
     logs = torch.log_softmax(logits, -1)
     chosen = logs[token]
-    values, ids = logs.topk(min(count, logs.shape[0])) if count else (logs[:0], logs[:0])
-    return TokenLogprobs(
-        float(chosen), int((logs > chosen).sum()) + 1, [(int(i), float(v)) for i, v in zip(ids.tolist(), values.tolist(), strict=True)]
-    )
+    best = logs.topk(min(count, logs.shape[0]))
+    top = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+    return TokenLogprobs(float(chosen), int((logs > chosen).sum()) + 1, top)
