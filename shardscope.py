@@ -164,18 +164,23 @@ def daemon(
     ready_fd: Annotated[int, typer.Option(hidden=True)] = -1,
 ) -> None:
     """Serve deployments until SIGTERM or Ctrl-C, which drain; a second one stops at once."""
-    from runtime import child
-
-    child.die_with_parent()
     import logging
 
+    from runtime import child
+    from runtime.run_dir import RunDir
+
+    child.die_with_parent()
+    os.umask(0o077)  # sockets and logs are their owner's
+    with told():
+        place = RunDir(run_dir)
+        place.acquire()
     from runtime.daemon.daemon import PortTaken, serve
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     with told():
         try:
-            serve(http, run_dir, ready_fd)
+            serve(http, place, ready_fd)
         except PortTaken as error:
             say(f"error: {error}")
             raise typer.Exit(FAILED) from None

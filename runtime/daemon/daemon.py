@@ -14,7 +14,6 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from pathlib import Path
 
 import uvicorn
 import zmq
@@ -227,11 +226,8 @@ def _words(error: Exception) -> str:
     return str(error)
 
 
-def serve(http: str, run_dir: Path | None, ready: int = -1) -> None:
-    """The daemon's whole life. Raises RunDirError, PortTaken and ValueError before anything is started."""
-    os.umask(0o077)  # sockets and logs are their owner's
-    place = RunDir(run_dir)
-    place.acquire()
+def serve(http: str, place: RunDir, ready: int = -1) -> None:
+    """The daemon's whole life, in a directory that was acquired. Raises PortTaken and ValueError before anything is started."""
     bound = bind_http(http)
 
     async def run() -> None:

@@ -45,7 +45,7 @@ class EngineLink:
         self.bound = 0
         self.drained = False
         self.alive = True
-        self._on_outputs, self._on_change, self._log = on_outputs, on_change, log
+        self._on_outputs, self._on_change, self._log, self._control = on_outputs, on_change, log, config.control
         self._socket: zmq.asyncio.Socket = context.socket(zmq.DEALER)
         self._socket.set_hwm(HIGH_WATER)
         self._socket.linger = 0
@@ -83,6 +83,7 @@ class EngineLink:
         self.alive = False
         self._listening.cancel()
         self._socket.close(linger=0)
+        Path(self._control.removeprefix("ipc://")).unlink(missing_ok=True)
         with suppress(subprocess.TimeoutExpired):
             await asyncio.to_thread(self._process.wait, timeout)
 

@@ -1,43 +1,31 @@
-"""Ranks without a model, forked by a real zygote that need not import torch."""
+"""Ranks without a model, forked by a real zygote that need not import torch; and real daemons."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from fake_model import MACHINE, SHAPE
 
-from runtime.checkpoint.config import ModelShape, RopeScaling
 from runtime.daemon.launcher import Endpoints, RankGroup
-from runtime.daemon.settle import Machine
 from runtime.rank.nursery import Zygote
 from runtime.spec import DeploymentSpec
 
-SHAPE = ModelShape(
-    family="llama",
-    hidden_size=32,
-    intermediate_size=64,
-    num_layers=4,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    vocab_size=64,
-    max_position=512,
-    rms_norm_eps=1e-5,
-    rope=RopeScaling(),
-    tie_embeddings=False,
-    attention_bias=False,
-    qk_norm=False,
-    sliding_windows=(None,) * 4,
-    dtype="float32",
-    eos_token_ids=(2,),
-    bos_token_id=1,
-)
-MACHINE = Machine(gpus=0, cpus=(0, 1), cores=(0, 1), quota=None, architecture="x86_64")
 Launch = Callable[..., RankGroup]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fakes_importable() -> Iterator[None]:
+    """In the processes that we start, too."""
+    before = os.environ.get("PYTHONPATH", "")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), before]))
+    yield
+    os.environ["PYTHONPATH"] = before
 
 
 @pytest.fixture(scope="module")
 def zygote() -> Iterator[Zygote]:
-    with Zygote("tests.daemon.fake_rank") as zygote:
+    with Zygote("fake_rank") as zygote:
         yield zygote
 
 
@@ -55,3 +43,14 @@ def launch(zygote: Zygote, tmp_path: Path) -> Iterator[Launch]:
     yield start
     for group in groups:
         group.kill()
+
+
+@pytest.fixture
+def run_dir() -> Iterator[Path]:
+    """Short enough for sockets, unlike pytest's own."""
+    import shutil
+    import tempfile
+
+    path = Path(tempfile.mkdtemp(prefix="shardscope-test-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)

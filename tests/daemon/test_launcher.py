@@ -7,15 +7,18 @@ import sys
 import time
 from collections.abc import Callable
 
+import fake_rank
 import psutil
 import pytest
+from fake_model import MACHINE, SHAPE
 
 from runtime.daemon import blame
-from runtime.daemon.launcher import LaunchRefused, RankGroup
+from runtime.daemon.launcher import Endpoints, LaunchRefused, RankGroup
 from runtime.rank.board import Phase
 from runtime.rank.nursery import Zygote
-from tests.daemon import fake_rank
-from tests.daemon.conftest import Launch
+from runtime.spec import DeploymentSpec
+
+Launch = Callable[..., RankGroup]
 
 
 def until(condition: Callable[[], object], group: RankGroup, seconds: float = 10) -> None:
@@ -181,11 +184,7 @@ def test_letting_a_group_go_kills_its_ranks(launch: Launch) -> None:
 
 
 def test_ranks_die_with_their_zygote_and_the_group_learns_it(tmp_path) -> None:
-    with Zygote("tests.daemon.fake_rank") as zygote:
-        from runtime.daemon.launcher import Endpoints
-        from runtime.spec import DeploymentSpec
-        from tests.daemon.conftest import MACHINE, SHAPE
-
+    with Zygote("fake_rank") as zygote:
         spec = DeploymentSpec(model=tmp_path, tp=2)
         group = RankGroup.launch(spec, SHAPE, 1, Endpoints(["", ""], ""), None, zygote, MACHINE)
         assert group.wait()
@@ -204,8 +203,8 @@ from pathlib import Path
 from runtime.daemon.launcher import Endpoints, RankGroup
 from runtime.rank.nursery import Zygote
 from runtime.spec import DeploymentSpec
-from tests.daemon.conftest import MACHINE, SHAPE
-zygote = Zygote("tests.daemon.fake_rank")
+from fake_model import MACHINE, SHAPE
+zygote = Zygote("fake_rank")
 group = RankGroup.launch(DeploymentSpec(model=Path("."), tp=2), SHAPE, 1, Endpoints(["", ""], ""), None, zygote, MACHINE)
 assert group.wait()
 print(zygote.pid, *[rank.pid for rank in group.ranks], flush=True)
