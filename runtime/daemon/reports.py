@@ -40,6 +40,10 @@ class Reports:
         severity = {"FAILED": "error", "RESTARTING": "warning"}.get(state, "info")
         self.event(generation, severity, "state", f"{state}{': ' + reason if reason else ''}")
 
+    def chosen(self, generation: int) -> None:
+        """What the launcher settled of what the operator left open."""
+        self.event(generation, "info", "launch", f"{self._spec.layout}: {self._placement}")
+
     def progress(self, state: str, generation: int, reason: str, group: RankGroup | None, phase: str) -> None:
         """Where a start is; told when it is somewhere else than before."""
         record = self._record(state, generation, reason, group, phase, group.progress if group else None)
@@ -55,6 +59,10 @@ class Reports:
 
     def memory(self, group: RankGroup) -> None:
         """Once loaded. What activations take is not known on a CPU, where the system's memory is everybody's."""
+        tokens = group.kv_blocks * self._spec.block_size
+        limit = f"rank {group.limiting_rank} has room for the fewest" if self._spec.layout.world_size > 1 else ""
+        words = f"{group.kv_blocks} KV blocks hold {tokens} tokens{'; ' if limit else ''}{limit}"
+        self.event(group.generation, "info", "kv", words, group.limiting_rank)
         cpu = self._placement.device == "cpu"
         total = min(filter(None, (psutil.virtual_memory().total, self._cgroup.memory_limit()))) if cpu else None
         free = self._cgroup.memory_available() if cpu else None

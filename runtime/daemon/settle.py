@@ -50,6 +50,16 @@ class Placement:
     emulated: bool
     max_model_len: int  # an upper bound: the KV cache may hold less
 
+    def __str__(self) -> str:
+        """`cpu, float32, shm, 2 threads a rank, pinned`."""
+        words = [self.device, self.dtype, self.transport]
+        if self.device == "cpu":
+            words += [
+                f"{self.threads} thread{'s' if self.threads > 1 else ''} a rank",
+                "pinned" if any(self.cpus) else "not pinned",
+            ]
+        return ", ".join(words + ["emulated"] * self.emulated)
+
 
 def settle(spec: DeploymentSpec, shape: ModelShape, machine: Machine) -> Placement:
     """Raises LaunchRefused."""

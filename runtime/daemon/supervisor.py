@@ -163,6 +163,7 @@ class Supervisor:
                 logs = self._house.logs / self.spec.name
                 group = RankGroup.launch(self.spec, self.shape, self.generation, endpoints, logs, self._house.zygote())
                 asyncio.get_running_loop().add_reader(group.fileno(), self._woken.set)
+                self._reports.chosen(self.generation)
                 failure = await self._watch(group, engine)
         except (LaunchRefused, OSError) as error:
             failure = RankFailure(blame.NURSERY, None, str(error))

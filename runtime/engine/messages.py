@@ -6,7 +6,7 @@ from msgspec import Struct
 
 
 class EngineConfig(Struct, frozen=True):
-    """An engine process' orders. `control` is a ROUTER's endpoint that it connects a DEALER to."""
+    """An engine process' orders. It connects a DEALER to `control`, where the daemon has one bound."""
 
     deployment: str
     control: str

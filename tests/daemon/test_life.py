@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -10,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import httpx
+import psutil
 import pytest
 from served import Served, gone, until
 
@@ -200,9 +203,43 @@ def test_impossible_deployments_are_usage_errors(served: Served, model: Path) ->
     assert [each["generation"] for each in served.status()["deployments"]] == before
 
 
+def test_the_command_line_deploys_and_shows_logs(served: Served, model: Path) -> None:
+    def shardscope(*arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "shardscope", *arguments, "--run-dir", str(served.process.run_dir.path)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30)
+
+    deployed = shardscope("deploy", str(model), "--name", "t", "--tp", "2", "--max-num-seqs", "8")
+    assert (deployed.returncode, deployed.stdout) == (0, "t\n")
+    assert "READY" in shardscope("status").stdout
+    rank = served.deployment()["ranks"][1]
+    assert f"rank 1 pid {rank['pid']}" in shardscope("logs", "t", "--rank", "1").stdout
+    assert "rank-0 | " in shardscope("logs", "t").stdout
+    chosen = [event.text for event in served.client.snapshot().events if event.kind in ("launch", "kv")]
+    assert "tp2: cpu, float32" in chosen[-2]
+    assert "KV blocks hold" in chosen[-1]
+    assert shardscope("deploy", str(model), "--name", "t").returncode == 2
+    assert shardscope("stop", "t").returncode == 0
+
+
+def test_the_demo_without_a_terminal(model: Path) -> None:
+    command = [sys.executable, "-m", "shardscope", "demo", "--seconds", "3", "--dir", str(model)]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout is not None
+        first = demo.stdout.readline()
+        pids = [child.pid for child in psutil.Process(demo.pid).children(recursive=True)]
+        lines = [first, *demo.stdout]
+        assert demo.wait(timeout=30) == 0, demo.stderr
+    assert "tp2 pp2  READY" in first
+    assert len(pids) == 7  # daemon, zygote, engine, four ranks
+    assert {f"rank {rank}" for rank in range(4)} <= {line.split("  ")[1] for line in lines}
+    assert all(gone(pid) for pid in pids)
+
+
 def test_a_client_that_leaves_frees_its_place(served: Served, model: Path) -> None:
     served.deploy(model)
     with served.stream(STREAM) as events:
         next(events)
-    until(lambda: served.deployment()["engine"]["running"] == 0, 2)
+        until(lambda: served.deployment()["engine"]["running"] == 1, 1)
+    until(lambda: served.deployment()["engine"]["running"] == 0, 1)
     assert served.deployment()["engine"]["aborted"] == 1
+    assert served.deployment()["engine"]["kv_used"] == 0
