@@ -82,14 +82,15 @@ class Lane:
         self.pool.release(sequence.blocks)
         self._rows.append(sequence.row)
 
-    def plan(self) -> _Draft:
-        """Decodes first, then chunks of prompts as far as the token budget goes."""
+    def plan(self, free_slots: int) -> _Draft:
+        """Decodes first, then chunks of prompts as far as the token budget goes. `free_slots`: steps that may start now."""
         limits, draft = self._limits, _Draft()
         ready = [s for s in self.running if self._decodes(s)]
         share = len(ready)
         if not limits.lookahead:
             busy = sum(1 for s in self.running if s.awaited)
-            share = -(-(len(ready) + busy) // limits.slots)
+            # an equal part of all, and no more than leaves as many for each slot that is still free
+            share = min(-(-(len(ready) + busy) // limits.slots), -(-len(ready) // free_slots))
         budget = limits.max_num_batched_tokens
         for sequence in ready[:share]:
             if budget and sequence.row >= 0 and self._room_for_next(sequence, draft):
@@ -207,9 +208,10 @@ class Scheduler:
 
     def next_plan(self) -> StepPlan | None:
         """The next step, if one may start and there is something to do."""
-        if len(self.in_flight) >= self._limits.slots:
+        free_slots = self._limits.slots - len(self.in_flight)
+        if free_slots <= 0:
             return None
-        drafts = [lane.plan() for lane in self.lanes]
+        drafts = [lane.plan(free_slots) for lane in self.lanes]
         if not any(draft.entries for draft in drafts):
             return None
         self.steps += 1
