@@ -46,10 +46,10 @@ class Rotary:
         return self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1)
 
 
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """x [n, heads, head size]. `sin` carries the sign of the rotated half."""
+def rotate_(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
+    """x [n, heads, head size], in place. `sin` carries the sign of the rotated half."""
     swapped = x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
-    return torch.addcmul(x * cos, swapped, sin)
+    x.mul_(cos).addcmul_(swapped, sin)
 
 
 def _llama3(inverse: torch.Tensor, rope: RopeScaling) -> torch.Tensor:
@@ -63,24 +63,31 @@ def _llama3(inverse: torch.Tensor, rope: RopeScaling) -> torch.Tensor:
 
 
 class KVCache:
-    """Keys and values of one layer, zeroed, so that a padded place never holds a NaN."""
+    """Keys and values of one layer: the heads' keys, then their values, each [blocks x block size, head size].
 
-    __slots__ = ("_flat_keys", "_flat_values", "keys", "values")
+    Zeroed, so that a padded place never holds a NaN.
+    """
+
+    __slots__ = ("_flat", "_heads", "places")
 
     def __init__(self, heads: int, blocks: int, block_size: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.keys = _zeros((heads, blocks * block_size, head_dim), dtype, device)
-        self.values = _zeros((heads, blocks * block_size, head_dim), dtype, device)
-        self._flat_keys = self.keys.view(heads * blocks, block_size * head_dim)
-        self._flat_values = self.values.view(heads * blocks, block_size * head_dim)
+        self._heads = heads
+        self.places = _zeros((2 * heads, blocks * block_size, head_dim), dtype, device)
+        self._flat = self.places.view(2 * heads * blocks, block_size * head_dim)
 
-    def write(self, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """slots int64 [n]; keys, values [n, heads, head size]."""
-        self.keys.index_copy_(1, slots, keys.transpose(0, 1))
-        self.values.index_copy_(1, slots, values.transpose(0, 1))
+    def write(self, slots: torch.Tensor, keys_values: torch.Tensor) -> None:
+        """slots int64 [n]; keys_values [n, 2 x heads, head size], keys first."""
+        self.places.index_copy_(1, slots, keys_values.transpose(0, 1))
 
     def gather(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """rows int64 [heads x ...] of (head, block) pairs -> two [rows, block size x head size]."""
-        return self._flat_keys.index_select(0, rows), self._flat_values.index_select(0, rows)
+        """rows int64 [2 x heads x ...]: (head, block) pairs -> keys and values, each [heads x ..., block size x head size]."""
+        keys, values = self._flat.index_select(0, rows).chunk(2)
+        return keys, values
+
+    def span(self, places: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """Places that follow one another -> keys and values, each [heads, length, head size], without a copy."""
+        part = self.places[:, places]
+        return part[: self._heads], part[self._heads :]
 
 
 def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -118,10 +125,10 @@ class Attention:
         qkv = self._qkv(x).view(n, heads + 2 * kv, self._head_dim)
         turned = qkv[:, : heads + kv]
         if self._qk_norm is not None:
-            turned = F.rms_norm(turned, (self._head_dim,), None, self._eps) * self._qk_norm
-        turned = rotate(turned, *rope)
-        cache.write(batch.slots, turned[:, heads:], qkv[:, heads + kv :])
-        queries = turned[:, :heads]
+            turned.copy_(F.rms_norm(turned, (self._head_dim,), None, self._eps).mul_(self._qk_norm))
+        rotate_(turned, *rope)
+        cache.write(batch.slots, qkv[:, heads:])
+        queries = qkv[:, :heads]
         if len(batch.groups) == 1 and not batch.chunks:
             mixed = self._decode(queries, batch.groups[0], cache)
         else:
@@ -147,7 +154,7 @@ class Attention:
         """queries [n, heads, head size] of one sequence -> [n, heads x head size]."""
         n, kv, dim = queries.shape[0], self._kv_heads, self._head_dim
         if chunk.span is not None:
-            keys, values = cache.keys[:, chunk.span], cache.values[:, chunk.span]
+            keys, values = cache.span(chunk.span)
         else:
             keys, values = (part.view(kv, -1, dim)[:, : chunk.length] for part in cache.gather(chunk.gather))
         mask = chunk.mask[self._window]

@@ -18,8 +18,8 @@ PAD_BLOCKS = 4
 class DecodeGroup:
     """Consecutive sequences of one new token each and similar contexts, computed together.
 
-    `gather` int64 [kv heads x sequences x blocks]: rows of the cache. `bias` by sliding window: [sequences, 1, length], zero or
-    minus infinity.
+    `gather` int64 [2 x kv heads x sequences x blocks]: rows of the cache. `bias` by sliding window: [sequences, 1, length],
+    zero or minus infinity.
     """
 
     tokens: slice
@@ -71,7 +71,7 @@ class BlockTables:
     ) -> None:
         self._table = np.zeros((rows, max_blocks), dtype=np.int64)
         self._block_size, self._num_blocks = block_size, num_blocks
-        self._heads = np.arange(kv_heads, dtype=np.int64)[:, None] * num_blocks
+        self._heads = np.arange(2 * kv_heads, dtype=np.int64)[:, None] * num_blocks  # keys, then values
         self._windows = sorted(set(windows), key=lambda w: w or 0)
 
     def extend(self, additions: np.ndarray) -> None:

@@ -26,6 +26,8 @@ from runtime.rank.recorder import StepRecorder
 from telemetry.emitter import Emitter
 
 _PR_SET_TIMERSLACK = 29
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
 _POLL_S = 0.001
 _PLANS, _STEPS, _PROGRESS, _FAULT = field("plans"), field("steps"), field("progress"), field("fault")
 
@@ -54,8 +56,12 @@ def _settle_in(config: RankConfig) -> None:
     torch.set_num_threads(config.threads)
     if config.device.startswith("cuda"):
         torch.cuda.set_device(torch.device(config.device))
+    libc = ctypes.CDLL(None)
     # a wait of 50 us must not become one of 100: the kernel may round a sleep up by its slack, 50 us unless told
-    ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1000, 0, 0, 0)
+    libc.prctl(_PR_SET_TIMERSLACK, 1000, 0, 0, 0)
+    # activations of some megabytes come and go in every layer: kept, they cost no page faults
+    libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+    libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def _load(config: RankConfig, shape: ModelShape, mesh: Mesh, status: RankStatus) -> Stage:
