@@ -101,11 +101,6 @@ class Supervisor:
         self._woken = asyncio.Event()
         self._stopping = self._stop_now = False
 
-    @property
-    def record(self) -> DeploymentRecord | None:
-        """The last that was told of its state."""
-        return self._reports.last
-
     async def next_record(self, after: DeploymentRecord | None) -> DeploymentRecord:
         """The first record that differs from `after`."""
         return await self._reports.next(after)

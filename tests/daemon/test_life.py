@@ -19,7 +19,7 @@ from served import Served, gone, until
 from runtime.client import DaemonError
 
 STREAM = 900  # tokens: a second or more of the tiny model
-DRAINED = 200  # tokens: soon done, however busy the machine
+DRAINED = 200
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_a_daemon_killed_with_sigkill_leaves_nobody(mortal: Served, model: Path)
 
 
 def test_sigterm_drains(mortal: Served, model: Path) -> None:
-    mortal.deploy(model)
+    mortal.deploy(model, tp=1)  # soon done on a busy machine, too: nobody to wait for
     pids = mortal.pids()
     with mortal.stream(DRAINED) as events:
         next(events)
