@@ -13,6 +13,7 @@ from runtime.engine.plan import NewRow
 from runtime.protocol import TokenLogprobs
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_COLDEST = 1e-30  # float32 divides by it; a lower temperature chooses the same tokens
 
 
 def uniform(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -55,7 +56,7 @@ class Sampler:
     def begin(self, new: NewRow) -> None:
         """A row holds a new sequence."""
         p, row = new.params, new.row
-        self._temperature[row] = p.temperature or 1.0
+        self._temperature[row] = max(p.temperature, _COLDEST)
         self._top_k[row] = max(p.top_k, 0)
         self._top_p[row] = p.top_p
         self._min_p[row] = p.min_p
@@ -106,7 +107,8 @@ class Sampler:
         def column(values: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(values).to(logits.device).unsqueeze(1)
 
-        probabilities = torch.softmax(logits / column(self._temperature[rows]), -1)
+        # the largest becomes zero: no temperature makes it infinite
+        probabilities = torch.softmax((logits - logits.amax(-1, keepdim=True)) / column(self._temperature[rows]), -1)
         ordered, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
         min_p, top_k, top_p = self._min_p[rows], self._top_k[rows], self._top_p[rows]
         if min_p.any():
@@ -116,21 +118,22 @@ class Sampler:
             limit = np.where(top_k > 0, top_k, ordered.shape[1])
             ordered.masked_fill_(place >= column(limit), 0)
         if (top_p < 1).any():
-            ordered = ordered / ordered.sum(-1, keepdim=True)
-            before = ordered.cumsum(-1) - ordered
-            # rounding must not cut anything where top_p is off
+            renormalized = ordered / ordered.sum(-1, keepdim=True)
+            before = renormalized.cumsum(-1) - renormalized
+            # rounding must neither cut nor change anything where top_p is off
             ordered.masked_fill_(before >= column(np.where(top_p < 1, top_p, 2.0).astype(np.float32)), 0)
         cumulative = ordered.double().cumsum(-1)
         target = column(uniform(self._seed[rows], positions)) * cumulative[:, -1:]
         place = torch.searchsorted(cumulative, target, right=True)
-        kept = (ordered > 0).sum(-1, keepdim=True)
+        kept = (ordered > 0).sum(-1, keepdim=True).clamp_(min=1)  # with all tokens banned, or top_p as good as 0, none is
         return tokens.gather(1, torch.minimum(place, kept - 1)).squeeze(1)
 
     def _adjust(self, logits: torch.Tensor, row: int, position: int) -> None:
         """Penalties and bans of one row, in place. logits [vocab]."""
         new, history = self._new[row], self._history.get(row)
         if new.banned and position < new.banned_until:
-            logits[torch.tensor(new.banned, device=logits.device)] = -torch.inf
+            known = [token for token in new.banned if 0 <= token < logits.shape[0]]
+            logits[torch.tensor(known, dtype=torch.int64, device=logits.device)] = -torch.inf
         if history is None:
             return
         p, tokens = new.params, history.tokens
