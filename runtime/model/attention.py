@@ -1,19 +1,15 @@
-"""Grouped-query attention over a paged cache, heads divided over tp.
-
-The cache is kept head by head, [kv heads, blocks, block size, head size]: gathering a sequence's blocks with one
-`index_select` gives matrices that batched products take as they are.
-"""
+"""Grouped-query attention, heads divided over tp: projections, rotary embedding, and the cache that does the rest."""
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 from runtime.checkpoint.config import ModelShape, RopeScaling
-from runtime.model.batch import Batch, Chunk, DecodeGroup
+from runtime.model.batch import Batch
+from runtime.model.cache import KVCache
 from runtime.model.linear import Loader
 from runtime.parallel.communicator import Communicator
 
@@ -62,41 +58,6 @@ def _llama3(inverse: torch.Tensor, rope: RopeScaling) -> torch.Tensor:
     return torch.where(long, inverse / rope.factor, torch.where(short, inverse, blended))
 
 
-class KVCache:
-    """Keys and values of one layer: the heads' keys, then their values, each [blocks x block size, head size].
-
-    Zeroed, so that a padded place never holds a NaN.
-    """
-
-    __slots__ = ("_flat", "_heads", "places")
-
-    def __init__(self, heads: int, blocks: int, block_size: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> None:
-        self._heads = heads
-        self.places = _zeros((2 * heads, blocks * block_size, head_dim), dtype, device)
-        self._flat = self.places.view(2 * heads * blocks, block_size * head_dim)
-
-    def write(self, slots: torch.Tensor, keys_values: torch.Tensor) -> None:
-        """slots int64 [n]; keys_values [n, 2 x heads, head size], keys first."""
-        self.places.index_copy_(1, slots, keys_values.transpose(0, 1))
-
-    def gather(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """rows int64 [2 x heads x ...]: (head, block) pairs -> keys and values, each [heads x ..., block size x head size]."""
-        keys, values = self._flat.index_select(0, rows).chunk(2)
-        return keys, values
-
-    def span(self, places: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """Places that follow one another -> keys and values, each [heads, length, head size], without a copy."""
-        part = self.places[:, places]
-        return part[: self._heads], part[self._heads :]
-
-
-def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """On CPU from untouched pages: memory is taken as blocks are first used. torch.zeros would write every byte."""
-    if device.type != "cpu":
-        return torch.zeros(size, dtype=dtype, device=device)
-    return torch.from_numpy(np.zeros(math.prod(size) * dtype.itemsize, dtype=np.uint8)).view(dtype).view(size)
-
-
 class Attention:
     """One layer's attention. Two all-reduces a layer are tensor parallelism's price; this is the first."""
 
@@ -128,48 +89,8 @@ class Attention:
             turned.copy_(F.rms_norm(turned, (self._head_dim,), None, self._eps).mul_(self._qk_norm))
         rotate_(turned, *rope)
         cache.write(batch.slots, qkv[:, heads:])
-        queries = qkv[:, :heads]
-        if len(batch.groups) == 1 and not batch.chunks:
-            mixed = self._decode(queries, batch.groups[0], cache)
-        else:
-            parts = [self._decode(queries[group.tokens], group, cache) for group in batch.groups]
-            parts += [self._chunk(queries[chunk.tokens], chunk, cache) for chunk in batch.chunks]
-            mixed = torch.cat(parts) if len(parts) > 1 else parts[0]
+        mixed = cache.attend(qkv[:, :heads], batch, self._window, self._scale)
         return self._tp.all_reduce(self._out(mixed))
-
-    def _decode(self, queries: torch.Tensor, group: DecodeGroup, cache: KVCache) -> torch.Tensor:
-        """queries [n, heads, head size], one new token each -> [n, heads x head size].
-
-        The query heads that share a kv head are the rows of one product.
-        """
-        n, kv, dim, length = queries.shape[0], self._kv_heads, self._head_dim, group.length
-        keys, values = cache.gather(group.gather)
-        grouped = (queries * self._scale).view(n, kv, -1, dim).transpose(0, 1).reshape(kv * n, -1, dim)
-        scores = torch.bmm(grouped, keys.view(kv * n, length, dim).transpose(1, 2))
-        scores.view(kv, n, -1, length).add_(group.bias[self._window])
-        mixed = torch.bmm(torch.softmax(scores, -1), values.view(kv * n, length, dim))
-        return mixed.view(kv, n, -1, dim).transpose(0, 1).reshape(n, -1)
-
-    def _chunk(self, queries: torch.Tensor, chunk: Chunk, cache: KVCache) -> torch.Tensor:
-        """queries [n, heads, head size] of one sequence -> [n, heads x head size]."""
-        n, kv, dim = queries.shape[0], self._kv_heads, self._head_dim
-        if chunk.span is not None:
-            keys, values = cache.span(chunk.span)
-        else:
-            keys, values = (part.view(kv, -1, dim)[:, : chunk.length] for part in cache.gather(chunk.gather))
-        mask = chunk.mask[self._window]
-        if n == 1:
-            # the query heads of a kv head stand in for several new tokens
-            grouped = queries.reshape(1, kv, -1, dim)
-            return F.scaled_dot_product_attention(
-                grouped, keys.unsqueeze(0), values.unsqueeze(0), attn_mask=mask, scale=self._scale
-            ).view(1, -1)
-        grouped = queries.unflatten(1, (kv, -1)).permute(1, 2, 0, 3)
-        shared = (kv, grouped.shape[1], -1, -1)
-        keys, values = keys.unsqueeze(1).expand(shared), values.unsqueeze(1).expand(shared)
-        causal = chunk.causal and mask is None
-        mixed = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, is_causal=causal, scale=self._scale)
-        return mixed.permute(2, 0, 1, 3).reshape(n, -1)
 
 
 def _scaled(heads: slice, head_dim: int) -> slice:

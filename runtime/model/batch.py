@@ -6,9 +6,13 @@ Made once a step from the rank's block tables by tensor operations, then shared 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+
+if TYPE_CHECKING:
+    from runtime.model.decoder import Stage
 
 PAD_RATIO = 1.25  # a decode group's longest context over its shortest, at most (beyond PAD_BLOCKS)
 PAD_BLOCKS = 4
@@ -45,8 +49,26 @@ class Chunk:
 
 
 @dataclass(frozen=True)
+class PagedTables:
+    """All sequences of a batch, for a kernel that reads blocks in place.
+
+    int32: `blocks` [sequences, width], `lengths` [sequences], `query_ends` and `key_ends` [sequences + 1], cumulative from 0.
+    """
+
+    blocks: torch.Tensor
+    lengths: torch.Tensor
+    query_ends: torch.Tensor
+    key_ends: torch.Tensor
+    longest_query: int
+    longest_key: int
+
+
+@dataclass(frozen=True)
 class Batch:
-    """`tokens`, `positions`, `slots` int64 [n]; `slots` index the cache's token places. `wanted` int64: tokens with logits."""
+    """`tokens`, `positions`, `slots` int64 [n]; `slots` index the cache's token places. `wanted` int64: tokens with logits.
+
+    Sequences are in `groups` and `chunks`, or in `tables`, as the cache wants them.
+    """
 
     tokens: torch.Tensor
     positions: torch.Tensor
@@ -54,25 +76,35 @@ class Batch:
     wanted: torch.Tensor
     groups: list[DecodeGroup] = field(default_factory=list)
     chunks: list[Chunk] = field(default_factory=list)
+    tables: PagedTables | None = None
 
     @property
     def size(self) -> int:
         return self.tokens.shape[0]
 
+    def tensors(self) -> list[torch.Tensor]:
+        """All that a step of decodes reads, in a fixed order."""
+        found = [self.tokens, self.positions, self.slots, self.wanted]
+        for group in self.groups:
+            found += [group.gather, *group.bias.values()]
+        if self.tables is not None:
+            found += [self.tables.blocks, self.tables.lengths]
+        return found
+
 
 class BlockTables:
     """The blocks of every row, kept on the host; and how a cache of (kv heads, blocks, block size) is indexed.
 
-    A row is a sequence's place in the rank's tables, given by the engine.
+    A row is a sequence's place in the rank's tables, given by the engine. `paged`: batches get `tables`.
     """
 
-    def __init__(
-        self, rows: int, max_blocks: int, block_size: int, num_blocks: int, kv_heads: int, windows: tuple[int | None, ...]
-    ) -> None:
+    def __init__(self, rows: int, max_blocks: int, block_size: int, num_blocks: int, stage: Stage) -> None:
         self._table = np.zeros((rows, max_blocks), dtype=np.int64)
-        self._block_size, self._num_blocks = block_size, num_blocks
-        self._heads = np.arange(2 * kv_heads, dtype=np.int64)[:, None] * num_blocks  # keys, then values
-        self._windows = sorted(set(windows), key=lambda w: w or 0)
+        self._block_size = block_size
+        self._heads = np.arange(2 * stage.kv_heads, dtype=np.int64)[:, None] * num_blocks  # keys, then values
+        self._windows = sorted(set(stage.shape.sliding_windows), key=lambda w: w or 0)
+        self._paged = stage.paged
+        self._dtype, self._device = stage.dtype, stage.device
 
     def extend(self, additions: np.ndarray) -> None:
         """additions [k, 3]: (row, index in the row, block)."""
@@ -86,8 +118,6 @@ class BlockTables:
         counts: np.ndarray,
         tokens: np.ndarray,
         wanted: np.ndarray,
-        dtype: torch.dtype,
-        device: torch.device,
     ) -> Batch:
         """rows, starts, counts [sequences]: sequence i computes positions starts[i] .. starts[i] + counts[i] - 1.
 
@@ -99,44 +129,75 @@ class BlockTables:
         positions = np.arange(total) - np.repeat(first - starts, counts)
         owner = np.repeat(rows, counts)
         slots = self._table[owner, positions // self._block_size] * self._block_size + positions % self._block_size
-
-        def put(array: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(array).to(device, non_blocking=True)
-
-        contexts = starts + counts
+        put, contexts = self._put, starts + counts
+        if self._paged:
+            tables = self._tables(rows, counts, contexts, int(self._blocks(contexts).max(initial=1)))
+            return Batch(put(tokens), put(positions), put(slots), put(ends[wanted] - 1), tables=tables)
         single = int(np.argmin(np.append(counts, 2) == 1))  # the leading sequences of one new token
         if single == 1:
             single = 0  # alone, a sequence is better off as a chunk
-        groups = [self._group(rows, contexts, i, j, dtype, device) for i, j in _similar(self._blocks(contexts[:single]))]
-        chunks = [
-            self._chunk(int(rows[i]), int(starts[i]), slice(int(first[i]), int(ends[i])), device)
-            for i in range(single, len(rows))
-        ]
+        groups = [self._group(rows[i:j], contexts[i:j], slice(i, j)) for i, j in _similar(self._blocks(contexts[:single]))]
+        chunks = [self._chunk(int(rows[i]), int(starts[i]), slice(int(first[i]), int(ends[i]))) for i in range(single, len(rows))]
         return Batch(put(tokens), put(positions), put(slots), put(ends[wanted] - 1), groups, chunks)
 
     def _blocks(self, contexts: np.ndarray) -> np.ndarray:
         return -(-contexts // self._block_size)
 
-    def _gather(self, blocks: np.ndarray, device: torch.device) -> torch.Tensor:
-        return torch.from_numpy((self._heads + blocks.reshape(1, -1)).reshape(-1)).to(device, non_blocking=True)
+    def decodes(self, rows: np.ndarray, starts: np.ndarray, tokens: np.ndarray, size: int, width: int) -> Batch:
+        """One new token a row, all wanted, padded to `size` sequences and `width` blocks: what a captured graph takes.
 
-    def _group(
-        self, rows: np.ndarray, contexts: np.ndarray, i: int, j: int, dtype: torch.dtype, device: torch.device
-    ) -> DecodeGroup:
-        mine = contexts[i:j, None]
-        width = int(self._blocks(contexts[i:j]).max())
-        length = width * self._block_size
-        places = np.arange(length)[None, :]
+        What is added belongs to block 0.
+        """
+        added = size - len(rows)
+        starts, tokens = np.pad(starts, (0, added)), np.pad(tokens, (0, added))
+        blocks = np.zeros((size, width), dtype=np.int64)
+        known = min(width, self._table.shape[1])
+        blocks[: len(rows), :known] = self._table[rows, :known]
+        slots = blocks[np.arange(size), starts // self._block_size] * self._block_size + starts % self._block_size
+        put, contexts = self._put, starts + 1
+        inputs = put(tokens), put(starts), put(slots), put(np.arange(size))
+        if self._paged:
+            return Batch(*inputs, tables=self._paged_tables(blocks, np.ones_like(starts), contexts))
+        return Batch(*inputs, groups=[self._padded_group(blocks, contexts, slice(0, size))])
+
+    def width(self, starts: np.ndarray) -> int:
+        """Blocks of the longest context once a token is added to each."""
+        return int(self._blocks(starts + 1).max())
+
+    def _put(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self._device, non_blocking=True)
+
+    def _tables(self, rows: np.ndarray, counts: np.ndarray, contexts: np.ndarray, width: int) -> PagedTables:
+        return self._paged_tables(self._table[rows, :width], counts, contexts)
+
+    def _paged_tables(self, blocks: np.ndarray, counts: np.ndarray, contexts: np.ndarray) -> PagedTables:
+        def ends(lengths: np.ndarray) -> torch.Tensor:
+            return self._put(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+
+        lengths = self._put(contexts.astype(np.int32))
+        longest = int(counts.max(initial=1)), int(contexts.max(initial=1))
+        return PagedTables(self._put(blocks.astype(np.int32)), lengths, ends(counts), ends(contexts), *longest)
+
+    def _gather(self, blocks: np.ndarray) -> torch.Tensor:
+        return self._put((self._heads + blocks.reshape(1, -1)).reshape(-1))
+
+    def _group(self, rows: np.ndarray, contexts: np.ndarray, tokens: slice) -> DecodeGroup:
+        width = int(self._blocks(contexts).max())
+        return self._padded_group(self._table[rows, :width], contexts, tokens)
+
+    def _padded_group(self, blocks: np.ndarray, contexts: np.ndarray, tokens: slice) -> DecodeGroup:
+        length = blocks.shape[1] * self._block_size
+        mine, places = contexts[:, None], np.arange(length)[None, :]
         bias = {}
         for window in self._windows:
             hidden = places >= mine
             if window is not None:
                 hidden |= places < mine - window
-            plain = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(torch.from_numpy(hidden), -torch.inf)
-            bias[window] = plain.unsqueeze(1).to(device, non_blocking=True)
-        return DecodeGroup(slice(i, j), self._gather(self._table[rows[i:j], :width], device), bias, length)
+            plain = torch.zeros(hidden.shape, dtype=self._dtype).masked_fill_(torch.from_numpy(hidden), -torch.inf)
+            bias[window] = plain.unsqueeze(1).to(self._device, non_blocking=True)
+        return DecodeGroup(tokens, self._gather(blocks), bias, length)
 
-    def _chunk(self, row: int, start: int, tokens: slice, device: torch.device) -> Chunk:
+    def _chunk(self, row: int, start: int, tokens: slice) -> Chunk:
         count = tokens.stop - tokens.start
         end = start + count
         blocks = self._table[row, : -(-end // self._block_size)]
@@ -144,14 +205,14 @@ class BlockTables:
         if (np.diff(blocks) == 1).all():
             place = int(blocks[0]) * self._block_size
             span = slice(place, place + end)
-        gather = self._gather(blocks if span is None else blocks[:0], device)
+        gather = self._gather(blocks if span is None else blocks[:0])
         query, key = np.arange(start, end)[:, None], np.arange(end)[None, :]
         mask: dict[int | None, torch.Tensor | None] = {}
         for window in self._windows:
             if window is not None and window < end:
-                mask[window] = torch.from_numpy((key <= query) & (key > query - window)).to(device)
+                mask[window] = self._put((key <= query) & (key > query - window))
             elif start and count > 1:
-                mask[window] = torch.from_numpy(key <= query).to(device)
+                mask[window] = self._put(key <= query)
             else:
                 mask[window] = None
         return Chunk(tokens, span, gather, mask, count > 1, end)

@@ -12,9 +12,11 @@ import torch.nn.functional as F
 
 from runtime.checkpoint.config import ModelShape
 from runtime.checkpoint.weights import Checkpoint
-from runtime.model.attention import Attention, KVCache, Rotary, kv_heads_of
+from runtime.model.attention import Attention, Rotary, kv_heads_of
 from runtime.model.batch import Batch
+from runtime.model.cache import GatheredCache, KVCache
 from runtime.model.experts import Experts, silu_and_mul
+from runtime.model.flash import FlashCache, usable
 from runtime.model.linear import Embedding, Head, Linear, Loader
 from runtime.parallel.mesh import Mesh
 
@@ -87,6 +89,7 @@ class Stage:
             self._norm = Norm(load.full("model.norm.weight"), shape.rms_norm_eps)
             self.head = Head(load, "model.embed_tokens.weight" if shape.tie_embeddings else "lm_head.weight", shape.vocab_size)
         self.caches: list[KVCache] = []
+        self.paged = False  # whether the caches want a batch's tables
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -99,9 +102,10 @@ class Stage:
 
     def allocate(self, blocks: int, block_size: int) -> None:
         """Give every layer a cache of `blocks` blocks of `block_size` tokens."""
-        self.caches = [
-            KVCache(self.kv_heads, blocks, block_size, self.shape.head_dim, self.dtype, self.device) for _ in self.layers
-        ]
+        self.paged = usable(self.device, self.dtype, block_size)
+        make = FlashCache if self.paged else GatheredCache
+        size = (self.kv_heads, blocks, block_size, self.shape.head_dim, self.dtype, self.device)
+        self.caches = [make(*size) for _ in self.layers]
 
     def embed(self, batch: Batch) -> torch.Tensor:
         """[tokens] -> [tokens, hidden]; on the first stage."""

@@ -10,6 +10,7 @@ from runtime.model.batch import Batch, BlockTables
 from runtime.model.decoder import Stage
 from runtime.parallel.mesh import Mesh
 from runtime.protocol import TokenLogprobs
+from runtime.rank.graphs import Capture, DecodeGraphs
 from runtime.rank.sampler import Sampler
 
 
@@ -26,12 +27,22 @@ class Sampled:
 class Executor:
     """A stage, its block tables and its sampler. `rows`: the rows that the engine may use."""
 
-    def __init__(self, stage: Stage, mesh: Mesh, rows: int, max_model_len: int, block_size: int, kv_blocks: int) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        mesh: Mesh,
+        rows: int,
+        max_model_len: int,
+        block_size: int,
+        kv_blocks: int,
+        capture: Capture | None = None,
+    ) -> None:
+        """`capture`: decode steps are to be captured, where the stage allows it."""
         self.stage, self.mesh = stage, mesh
         stage.allocate(kv_blocks, block_size)
-        self._tables = BlockTables(
-            rows, -(-max_model_len // block_size), block_size, kv_blocks, stage.kv_heads, stage.shape.sliding_windows
-        )
+        self._tables = BlockTables(rows, -(-max_model_len // block_size), block_size, kv_blocks, stage)
+        whole = mesh.layout.replica_size == 1 and not stage.experts
+        self._graphs = DecodeGraphs(stage, self._tables, capture) if capture is not None and whole else None
         self._sampler = Sampler(rows)
         self._last = np.zeros(rows, dtype=np.int64)  # the token that each row sampled last
 
@@ -51,7 +62,9 @@ class Executor:
         tokens = unpack(plan.tokens)
         if (tokens == LAST_SAMPLED).any():
             tokens = np.where(tokens == LAST_SAMPLED, self._last[np.repeat(rows, counts)], tokens)
-        batch = self._tables.batch(rows, starts, counts, tokens, wanted, self.stage.dtype, self.stage.device)
+        if self._graphs is not None and len(wanted) == len(rows) == len(tokens):
+            return self._sample(self._graphs.logits(rows, starts, tokens), rows, starts + 1)
+        batch = self._tables.batch(rows, starts, counts, tokens, wanted)
         x = self._pass_through(batch)
         if x is None or not len(wanted):
             return Sampled(np.empty(0, dtype=np.int64) if self.reports else None)

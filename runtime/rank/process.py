@@ -22,6 +22,7 @@ from runtime.rank.capacity import kv_blocks_possible
 from runtime.rank.config import RankConfig
 from runtime.rank.executor import Executor
 from runtime.rank.faults import commit
+from runtime.rank.graphs import CudaCapture
 from runtime.rank.recorder import StepRecorder
 from telemetry.emitter import Emitter
 
@@ -91,8 +92,10 @@ def _shard_bytes(shape: ModelShape, mesh: Mesh) -> int:
 def _with_cache(config: RankConfig, mesh: Mesh, stage: Stage, status: RankStatus) -> Executor:
     """Say how many blocks would fit, wait for the launcher's word, and take that many."""
 
+    capture = CudaCapture() if stage.device.type == "cuda" and not config.enforce_eager else None
+
     def executor(blocks: int) -> Executor:
-        return Executor(stage, mesh, config.max_num_seqs, config.max_model_len, config.block_size, blocks)
+        return Executor(stage, mesh, config.max_num_seqs, config.max_model_len, config.block_size, blocks, capture)
 
     def peak_bytes() -> int:
         blocks = 2 + config.max_num_batched_tokens // config.block_size

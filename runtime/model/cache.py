@@ -1,0 +1,89 @@
+"""The paged cache of one layer, and attention over it by torch's own operators.
+
+Kept head by head, [kv heads, blocks, block size, head size]: gathering a sequence's blocks with one `index_select` gives
+matrices that batched products take as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from runtime.model.batch import Batch, Chunk, DecodeGroup
+
+
+class KVCache(Protocol):
+    """One layer's keys and values."""
+
+    def write(self, slots: torch.Tensor, keys_values: torch.Tensor) -> None:
+        """slots int64 [n]: places; keys_values [n, 2 x heads, head size], keys first."""
+        ...
+
+    def attend(self, queries: torch.Tensor, batch: Batch, window: int | None, scale: float) -> torch.Tensor:
+        """queries [n, query heads, head size] -> [n, query heads x head size]. The batch's own keys have been written."""
+        ...
+
+
+class GatheredCache:
+    """Zeroed, so that a padded place never holds a NaN."""
+
+    __slots__ = ("_dim", "_flat", "_heads", "_places")
+
+    def __init__(self, heads: int, blocks: int, block_size: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> None:
+        self._heads, self._dim = heads, head_dim
+        self._places = _zeros((2 * heads, blocks * block_size, head_dim), dtype, device)
+        self._flat = self._places.view(2 * heads * blocks, block_size * head_dim)
+
+    def write(self, slots: torch.Tensor, keys_values: torch.Tensor) -> None:
+        self._places.index_copy_(1, slots, keys_values.transpose(0, 1))
+
+    def attend(self, queries: torch.Tensor, batch: Batch, window: int | None, scale: float) -> torch.Tensor:
+        parts = [self._decode(queries[group.tokens], group, window, scale) for group in batch.groups]
+        parts += [self._chunk(queries[chunk.tokens], chunk, window, scale) for chunk in batch.chunks]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def _gather(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """rows int64 [2 x heads x ...]: (head, block) pairs -> keys and values, each [heads x ..., block size x head size]."""
+        keys, values = self._flat.index_select(0, rows).chunk(2)
+        return keys, values
+
+    def _decode(self, queries: torch.Tensor, group: DecodeGroup, window: int | None, scale: float) -> torch.Tensor:
+        """queries [n, query heads, head size], one new token each; those that share a kv head are the rows of one product."""
+        n, kv, dim, length = queries.shape[0], self._heads, self._dim, group.length
+        keys, values = self._gather(group.gather)
+        grouped = (queries * scale).view(n, kv, -1, dim).transpose(0, 1).reshape(kv * n, -1, dim)
+        scores = torch.bmm(grouped, keys.view(kv * n, length, dim).transpose(1, 2))
+        scores.view(kv, n, -1, length).add_(group.bias[window])
+        mixed = torch.bmm(torch.softmax(scores, -1), values.view(kv * n, length, dim))
+        return mixed.view(kv, n, -1, dim).transpose(0, 1).reshape(n, -1)
+
+    def _chunk(self, queries: torch.Tensor, chunk: Chunk, window: int | None, scale: float) -> torch.Tensor:
+        """queries [n, query heads, head size] of one sequence."""
+        n, kv, dim = queries.shape[0], self._heads, self._dim
+        if chunk.span is not None:
+            places = self._places[:, chunk.span]
+            keys, values = places[:kv], places[kv:]
+        else:
+            keys, values = (part.view(kv, -1, dim)[:, : chunk.length] for part in self._gather(chunk.gather))
+        mask = chunk.mask[window]
+        if n == 1:
+            # the query heads of a kv head stand in for several new tokens
+            grouped, keys, values = queries.reshape(1, kv, -1, dim), keys.unsqueeze(0), values.unsqueeze(0)
+            return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scale).view(1, -1)
+        grouped = queries.unflatten(1, (kv, -1)).permute(1, 2, 0, 3)
+        shared = (kv, grouped.shape[1], -1, -1)
+        keys, values = keys.unsqueeze(1).expand(shared), values.unsqueeze(1).expand(shared)
+        causal = chunk.causal and mask is None
+        mixed = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, is_causal=causal, scale=scale)
+        return mixed.permute(2, 0, 1, 3).reshape(n, -1)
+
+
+def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """On CPU from untouched pages: memory is taken as blocks are first used. torch.zeros would write every byte."""
+    if device.type != "cpu":
+        return torch.zeros(size, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(math.prod(size) * dtype.itemsize, dtype=np.uint8)).view(dtype).view(size)
