@@ -38,12 +38,17 @@ def prompts(count: int, length: int, vocab: int) -> list[list[int]]:
 
 
 class Ours:
-    def __init__(self, model: str, layout: str, telemetry: bool) -> None:
+    """With telemetry on, to a hub on the same machine."""
+
+    def __init__(self, model: str, layout: str) -> None:
+        from bench.hub import running_hub
         from runtime import LLM
         from runtime.layout import Layout
 
-        limits = {"max_model_len": 2048, "enable_prefix_caching": False, "telemetry": telemetry}
-        self.llm = LLM(model, dtype="bfloat16", **limits, **Layout.parse(layout).asdict())
+        degrees = Layout.parse(layout)
+        self.hub = running_hub(Path(model).resolve().name, degrees)
+        limits = {"max_model_len": 2048, "enable_prefix_caching": False}
+        self.llm = LLM(model, hub=self.hub.__enter__(), dtype="bfloat16", **limits, **degrees.asdict())
 
     def run(self, batch: list[list[int]], new: int) -> tuple[list[float], float]:
         from runtime import SamplingParams
@@ -110,14 +115,14 @@ def make(engine: str, model: str):
         return Transformers(model)
     if engine == "vllm":
         return Vllm(model)
-    return Ours(model, engine.removesuffix("-silent"), telemetry=not engine.endswith("-silent"))
+    return Ours(model, engine)
 
 
 def worker(engine: str, model: str, concurrency: list[int], vocab: int) -> None:
     """Prints one JSON object for each line on stdin."""
     start = time.perf_counter()
     made = make(engine, model)
-    load = time.perf_counter() - start
+    load = getattr(getattr(made, "llm", None), "load_s", time.perf_counter() - start)
     made.run(prompts(2, 32, vocab), 4)
     print(json.dumps({"load": load}), flush=True)
     for _ in sys.stdin:

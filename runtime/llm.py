@@ -97,8 +97,9 @@ class LLM:
     `DeploymentSpec`. Raises CheckpointError, LaunchRefused or ValueError before any process is started, RanksFailed after.
     """
 
-    def __init__(self, model: str | os.PathLike[str], *, zygote: Zygote | None = None, **options: Any) -> None:
-        """`zygote`: one that several share, and that stays; None: an own one."""
+    def __init__(self, model: str | os.PathLike[str], *, zygote: Zygote | None = None, hub: str = "", **options: Any) -> None:
+        """`zygote`: one that several share, and that stays; None: an own one. `hub`: where ranks send telemetry; "": nowhere."""
+        self._hub = hub
         self.spec = _spec(model, options)
         self.shape = read_shape(self.spec.model)
         self.tokenizer = Tokenizer.from_directory(self.spec.model) if (self.spec.model / "tokenizer.json").is_file() else None
@@ -119,7 +120,8 @@ class LLM:
 
     def _launch(self) -> None:
         spec, place = self.spec, f"ipc://{self._directory.name}"
-        endpoints = Endpoints([f"{place}/plans-{rank}" for rank in range(spec.layout.world_size)], f"{place}/results")
+        plans = [f"{place}/plans-{rank}" for rank in range(spec.layout.world_size)]
+        endpoints = Endpoints(plans, f"{place}/results", self._hub if spec.telemetry else "")
         self._zygote = self._zygote or Zygote()
         bind = Bind(
             generation=1,
