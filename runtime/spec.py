@@ -47,8 +47,8 @@ class DeploymentSpec(BaseModel):
     @field_validator("name")
     @classmethod
     def _name(cls, name: str) -> str:
-        if name and not all(c.isalnum() or c in "-_." for c in name):
-            raise ValueError(f"'{name}': a name is made of letters, digits, '-', '_' and '.'")
+        if name and not (name[0].isalnum() and all(c.isalnum() or c in "-_." for c in name)):
+            raise ValueError(f"'{name}': a name begins with a letter or digit and goes on with these, '-', '_' and '.'")
         return name
 
     @property
