@@ -307,8 +307,8 @@ class RankGroup:
             possible = [status.kv_blocks_possible for status in statuses]
             self.kv_blocks = min(possible)
             self.limiting_rank = possible.index(self.kv_blocks)
-            held = self.kv_blocks * self.spec.block_size
-            if self.kv_blocks < 1 or (self.spec.max_model_len or 1) > held:
+            held = max(0, self.kv_blocks - 1) * self.spec.block_size  # no sequence ever gets block 0
+            if (self.spec.max_model_len or 1) > held:
                 self._refuse_room(held)
                 return
             self.max_model_len = min(self.placement.max_model_len, held)

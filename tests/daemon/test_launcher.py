@@ -43,7 +43,7 @@ def test_start_takes_the_least_kv_blocks_and_names_the_limiting_rank(launch: Lau
     assert group.phase == Phase.READY
     assert group.kv_blocks == fake_rank.KV_BLOCKS - 3
     assert group.limiting_rank == 3
-    assert group.max_model_len == group.kv_blocks * 4
+    assert group.max_model_len == (group.kv_blocks - 1) * 4
     ranks = group.ranks
     assert [(r.pp, r.tp, r.first_layer, r.last_layer) for r in ranks] == [(0, 0, 0, 1), (0, 1, 0, 1), (1, 0, 2, 3), (1, 1, 2, 3)]
     assert all(psutil.Process(r.pid).is_running() for r in ranks)
@@ -152,7 +152,7 @@ def test_no_room_for_a_sequence_names_the_rank(launch: Launch) -> None:
     assert not group.wait()
     assert group.failure is not None
     assert (group.failure.kind, group.failure.rank) == (blame.NO_ROOM, 1)
-    assert "has KV memory for 396 tokens" in group.failure.cause
+    assert "has KV memory for 392 tokens" in group.failure.cause
 
 
 @pytest.mark.parametrize(

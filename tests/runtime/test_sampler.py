@@ -189,6 +189,13 @@ def test_penalties_count_what_was_sampled_since() -> None:
     assert output.index(EOS[0]) == 4
 
 
+def test_each_position_is_another_draw() -> None:
+    made, logits = Sampler(1), torch.zeros(1, VOCAB)
+    made.begin(new_row(0, SamplingParams(), 7, [1]))
+    seen = [made.sample(logits, np.array([0]), np.array([position]))[0].item() for position in range(200)]
+    assert set(seen) == set(range(VOCAB))
+
+
 def test_seeds_and_positions_are_independent() -> None:
     seeds, positions = np.meshgrid(np.arange(-150, 150), np.arange(300))
     numbers = uniform(seeds.reshape(-1), positions.reshape(-1)).reshape(300, 300)
