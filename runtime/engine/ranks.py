@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 
 import zmq
 
@@ -11,9 +10,13 @@ from runtime.engine.messages import Bind
 from runtime.engine.plan import Halt, StepPlan, StepResult, decode_result, encode
 from runtime.layout import Layout
 
+RECONNECT_MS = 10  # libzmq looks for a rank that has not bound yet as often as this
+
 
 class RankSockets:
-    """Binds at once, so that ranks find it when they connect. Raises zmq.ZMQError when an endpoint cannot be bound."""
+    """Binds `results` at once, and connects to the ranks, which bind their own: a connecting PUSH keeps what a rank is not yet
+    there to take, where a bound one would refuse it. Raises zmq.ZMQError when an endpoint cannot be used.
+    """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], bind: Bind) -> None:
         layout = Layout(**bind.layout)
@@ -25,7 +28,8 @@ class RankSockets:
             socket = context.socket(zmq.PUSH)
             socket.sndhwm = 0  # what is in flight is bounded by the scheduler
             socket.linger = 0
-            socket.bind(endpoint)
+            socket.reconnect_ivl = RECONNECT_MS
+            socket.connect(endpoint)
             self._plans.append(socket)
         size = layout.replica_size
         self._replicas = [self._plans[i : i + size] for i in range(0, len(self._plans), size)]
@@ -33,16 +37,13 @@ class RankSockets:
     def send(self, replica: int, plan: StepPlan) -> None:
         data = encode(plan)
         for socket in self._replicas[replica]:
-            # a rank that has not connected is dead or dying: the supervisor will say so
-            with suppress(zmq.Again):
-                socket.send(data, zmq.NOBLOCK)
+            socket.send(data)
 
     def halt(self) -> None:
         """Tell every rank to end."""
         data = encode(Halt())
         for socket in self._plans:
-            with suppress(zmq.Again):
-                socket.send(data, zmq.NOBLOCK)
+            socket.send(data)
 
     def received(self) -> Iterator[StepResult]:
         """What has arrived."""

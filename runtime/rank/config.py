@@ -8,7 +8,8 @@ from msgspec import Struct
 class RankConfig(Struct, frozen=True):
     """One rank's orders. File descriptors are inherited ones, valid in the rank's process.
 
-    `plans` and `results` are the engine's sockets (the rank connects a PULL and a PUSH); `telemetry` the hub's, empty for none.
+    `plans`: where the rank binds a PULL; `results`: where it connects a PUSH to the engine; `telemetry`: the hub's socket, empty
+    for none.
     """
 
     deployment: str

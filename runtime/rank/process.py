@@ -43,7 +43,9 @@ def main(config: RankConfig) -> None:
     mesh = connect(config, shape, status)
     stage = _load(config, shape, mesh, status)
     executor = _with_cache(config, mesh, stage, status)
+    status.loaded_ns = time.perf_counter_ns()
     status.phase = Phase.WARMING
+    commit(status)
     _warm_up(executor, config.max_num_batched_tokens)
     with Emitter(config.telemetry, config.deployment, f"rank:{config.rank}") as emitter:
         recorder = StepRecorder(config, mesh, stage, status.kv_blocks, emitter)
@@ -128,7 +130,7 @@ def _warm_up(executor: Executor, tokens: int) -> None:
 def _obey(config: RankConfig, executor: Executor, recorder: StepRecorder, status: RankStatus) -> None:
     context = zmq.Context()
     plans, results = context.socket(zmq.PULL), context.socket(zmq.PUSH)
-    plans.connect(config.plans)
+    plans.bind(config.plans)
     results.connect(config.results)
     at = executor.mesh.at
     words = status.words
