@@ -60,6 +60,10 @@ class Checkpoint:
         self._check_range(name, 1, start, stop)
         return self._read(name, (slice(None), slice(start, stop))).contiguous()
 
+    def release(self) -> None:
+        """Unmap the files: their pages stop counting as this process' memory. The next read maps them again."""
+        self._open.clear()
+
     def router(self, layer: str) -> torch.Tensor:
         """The router of a mixture layer (`layer`: "model.layers.3"): [experts, hidden]."""
         return self.tensor(self._first(layer, [f"{block}.gate.weight" for block in _EXPERT_NAMES]))

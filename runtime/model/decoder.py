@@ -83,7 +83,10 @@ class Stage:
         self.kv_heads = len(range(*kv_heads_of(shape, mesh.tp).indices(shape.num_kv_heads)))
         self._rotary = Rotary(shape.rope, shape.head_dim, max_positions, dtype, device)
         self._embedding = Embedding(load, "model.embed_tokens.weight", shape.vocab_size) if mesh.first_stage else None
-        self.layers = [Layer(load, shape, layer, mesh) for layer in mesh.layers]
+        self.layers: list[Layer] = []
+        for layer in mesh.layers:
+            self.layers.append(Layer(load, shape, layer, mesh))
+            checkpoint.release()
         self.head: Head | None = None
         if mesh.last_stage:
             self._norm = Norm(load.full("model.norm.weight"), shape.rms_norm_eps)

@@ -93,16 +93,15 @@ class VocabParallel:
     """Rows of the vocabulary divided over tp, padded so that every rank has as many: the embedding and the LM head."""
 
     def __init__(self, load: Loader, vocab_size: int) -> None:
-        self._load = load
         self._tp = load.tp
         self.vocab_size = vocab_size
         self.per_rank = -(-vocab_size // load.tp.size)
         self.start = min(load.tp.index * self.per_rank, vocab_size)
         self.stop = min(self.start + self.per_rank, vocab_size)
 
-    def rows(self, name: str) -> torch.Tensor:
+    def rows(self, load: Loader, name: str) -> torch.Tensor:
         """[per_rank, hidden]; rows beyond the vocabulary are zero."""
-        weight = self._load.rows(name, slice(self.start, self.stop))
+        weight = load.rows(name, slice(self.start, self.stop))
         missing = self.per_rank - weight.shape[0]
         return F.pad(weight, (0, 0, 0, missing)) if missing else weight
 
@@ -110,7 +109,7 @@ class VocabParallel:
 class Embedding(VocabParallel):
     def __init__(self, load: Loader, name: str, vocab_size: int) -> None:
         super().__init__(load, vocab_size)
-        self.weight = self.rows(name)
+        self.weight = self.rows(load, name)
 
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
         """tokens int64 [n] -> [n, hidden]. A rank contributes zero for a token that is not its own."""
@@ -128,7 +127,7 @@ class Head(VocabParallel):
 
     def __init__(self, load: Loader, name: str, vocab_size: int) -> None:
         super().__init__(load, vocab_size)
-        self.linear = Linear(self.rows(name))
+        self.linear = Linear(self.rows(load, name))
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x [n, hidden] -> float32 [n, per_rank]; minus infinity beyond the vocabulary."""
