@@ -65,6 +65,7 @@ _FIELDS = (
     "fault",  # written by tests and `--fault`: which fault to commit
     "fault_arg",
     "failed_ns",  # perf_counter_ns of its failure, written with its last words
+    "loaded_ns",  # perf_counter_ns of the end of its load, when it has its cache and begins to warm up
 )
 
 
