@@ -37,14 +37,13 @@ class Chunk:
     """One or more new tokens of one sequence, computed by themselves.
 
     `span`: its places in the cache when its blocks follow one another, which spares the gathering; else `gather`. `mask` by
-    window: [new, length] bool, or None where every new token sees all that came before it.
+    window: [new, length] bool, what a new token sees, or None where that is all that came before it.
     """
 
     tokens: slice
     span: slice | None
     gather: torch.Tensor
     mask: dict[int | None, torch.Tensor | None]
-    causal: bool
     length: int
 
 
@@ -209,13 +208,9 @@ class BlockTables:
         query, key = np.arange(start, end)[:, None], np.arange(end)[None, :]
         mask: dict[int | None, torch.Tensor | None] = {}
         for window in self._windows:
-            if window is not None and window < end:
-                mask[window] = self._put((key <= query) & (key > query - window))
-            elif start and count > 1:
-                mask[window] = self._put(key <= query)
-            else:
-                mask[window] = None
-        return Chunk(tokens, span, gather, mask, count > 1, end)
+            limited = window is not None and window < end
+            mask[window] = self._put((key <= query) & (key > query - window)) if limited else None
+        return Chunk(tokens, span, gather, mask, end)
 
 
 def _similar(blocks: np.ndarray) -> list[tuple[int, int]]:

