@@ -11,12 +11,14 @@ from typing import TypeVar, get_args, get_type_hints
 import msgspec
 from msgspec import Struct
 
+from telemetry.keyframe import Keyframe
 from telemetry.records import SCHEMA_VERSION, Envelope, Record
 from telemetry.snapshot import Snapshot
 
 T = TypeVar("T")
 
 MAX_MESSAGE = 1 << 20  # bytes of an envelope
+MAX_KEYFRAME = 48 << 20  # bytes; one of 1,024 ranks takes about 4 MiB
 MAX_SNAPSHOT = 64 << 20  # bytes of a snapshot; one of 1,024 ranks takes about 2 MiB
 
 
@@ -39,6 +41,7 @@ def _float_fields(kind: type[Struct]) -> tuple[str, ...]:
 _FLOATS: dict[type[Struct], tuple[str, ...]] = {kind: _float_fields(kind) for kind in get_args(Record)}
 _encoder = msgspec.msgpack.Encoder()
 _envelopes = msgspec.msgpack.Decoder(Envelope)
+_keyframes = msgspec.msgpack.Decoder(Keyframe)
 _replies = msgspec.msgpack.Decoder(SnapshotReply)
 
 
@@ -57,6 +60,18 @@ def decode_envelope(data: bytes) -> Envelope:
             if value is not None and not math.isfinite(value):
                 raise CodecError(f"{type(record).__name__}.{name} is {value}")
     return envelope
+
+
+def encode_keyframe(keyframe: Keyframe) -> bytes:
+    """A fold's whole state. Raises CodecError if it is too large."""
+    return _encode(keyframe, MAX_KEYFRAME)
+
+
+def decode_keyframe(data: bytes) -> Keyframe:
+    """The opposite of `encode_keyframe`. Raises CodecError, and nothing else."""
+    keyframe = _decode(_keyframes, data, MAX_KEYFRAME)
+    _check_version(keyframe.version)
+    return keyframe
 
 
 def encode_snapshot(seq: int, snapshot: Snapshot) -> bytes:

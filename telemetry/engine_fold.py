@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from itertools import dropwhile
+
+from msgspec import Struct
 
 from telemetry.formulas import percentile
-from telemetry.histograms import Histograms, time_per_output_token_s, time_to_first_token_s
+from telemetry.histograms import Histograms, HistogramState, time_per_output_token_s, time_to_first_token_s
 from telemetry.records import EngineRecord, RequestRecord
-from telemetry.series import Seconds, WorkTimeline
+from telemetry.series import Seconds, SecondsState, WorkTimeline
 from telemetry.snapshot import EngineView
 
 COUNTERS = (
@@ -25,6 +28,18 @@ MAX_REQUESTS = 4096  # finished requests remembered for percentiles
 MAX_REASONS = 16
 
 
+class EngineState(Struct, frozen=True, array_like=True):
+    """All that an `EngineFold` can still show."""
+
+    records: dict[int, EngineRecord]
+    work: dict[int, list[tuple[int, bool]]]
+    counters: dict[str, int]
+    seconds: SecondsState
+    requests: list[tuple[int, float | None, float | None]]
+    reasons: dict[str, int]
+    histograms: dict[str, HistogramState]
+
+
 class EngineFold:
     """All replicas of one deployment."""
 
@@ -33,7 +48,7 @@ class EngineFold:
         self.records: dict[int, EngineRecord] = {}  # the last one by replica
         self._work: dict[int, WorkTimeline] = {}
         self._counters: Counter[str] = Counter()
-        self._seconds: Seconds[str] = Seconds()
+        self._seconds = Seconds(shown=RATED.index("generated_tokens"))  # columns: RATED
         self._requests: deque[tuple[int, float | None, float | None]] = deque(maxlen=MAX_REQUESTS)  # finished_ns, TTFT, ITL (s)
         self._reasons: Counter[str] = Counter()
         self._histograms = Histograms()
@@ -59,9 +74,9 @@ class EngineFold:
         grown = {name: _growth(name, last, record) for name in COUNTERS}
         self._counters.update(grown)
         if last is None:
-            self._seconds.spread(record.time_ns, record.time_ns, {})
+            self._seconds.spread(record.time_ns, record.time_ns, (0,) * len(RATED))
         else:
-            self._seconds.spread(last.time_ns, record.time_ns, {name: grown[name] for name in RATED})
+            self._seconds.spread(last.time_ns, record.time_ns, [grown[name] for name in RATED])
 
     def add_request(self, record: RequestRecord) -> None:
         """Take a finished request."""
@@ -73,7 +88,7 @@ class EngineFold:
     def view(self, now_ns: int, window_ns: int) -> EngineView:
         """The state at `now_ns`, rates and percentiles over the window before it."""
         records = self.records.values()
-        total = self._seconds.total(now_ns, window_ns)
+        total = dict(zip(RATED, self._seconds.total(now_ns, window_ns), strict=False))
         span = self._seconds.span_s(now_ns, window_ns)
         recent = [r for r in self._requests if now_ns - window_ns < r[0] <= now_ns]
         ttft = [1e3 * ttft for _, ttft, _ in recent if ttft is not None]
@@ -88,7 +103,7 @@ class EngineFold:
             in_flight=sum(r.in_flight for r in records),
             tokens_per_s=total.get("generated_tokens", 0.0) / span,
             prompt_tokens_per_s=total.get("prompt_tokens", 0.0) / span,
-            tokens_history=self._seconds.history(now_ns, "generated_tokens"),
+            tokens_history=self._seconds.history(now_ns),
             prefix_hit_rate=total.get("prefix_hits", 0.0) / queries if queries > 0 else None,
             ttft_ms_p50=percentile(ttft, 50),
             ttft_ms_p99=percentile(ttft, 99),
@@ -98,6 +113,29 @@ class EngineFold:
             histograms=self._histograms.view(),
             **{name: self._counters[name] for name in COUNTERS},
         )
+
+    def state(self, now_ns: int, window_ns: int) -> EngineState:
+        """All that views from `now` on can show of what came so far."""
+        return EngineState(
+            records=dict(self.records),
+            work={replica: work.state() for replica, work in self._work.items()},
+            counters=dict(self._counters),
+            seconds=self._seconds.state(now_ns, window_ns),
+            requests=list(dropwhile(lambda request: request[0] <= now_ns - window_ns, self._requests)),
+            reasons=dict(self._reasons),
+            histograms=self._histograms.state(),
+        )
+
+    def restore(self, state: EngineState) -> None:
+        """Become what `state` was taken of. Raises ValueError when it can be of no engine."""
+        for replica, turns in state.work.items():
+            self.work(replica).restore(turns)
+        self.records.update(state.records)
+        self._counters.update({name: state.counters.get(name, 0) for name in COUNTERS})
+        self._seconds.restore(state.seconds)
+        self._requests.extend(state.requests)
+        self._reasons.update(state.reasons)
+        self._histograms.restore(state.histograms)
 
 
 def _growth(name: str, last: EngineRecord | None, record: EngineRecord) -> int:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections import deque
 from math import prod
+from typing import Self
 
 import msgspec
 
 from telemetry.engine_fold import EngineFold
+from telemetry.keyframe import DeploymentState, Keyframe
 from telemetry.losses import Losses
 from telemetry.rank_fold import RankFold
 from telemetry.records import (
@@ -33,7 +35,6 @@ MAX_EVENTS = 200
 MAX_TEXT = 8192  # characters of an event: a traceback
 MAX_DEPLOYMENTS = 64
 MAX_RANKS = 65_536
-KEYFRAME = "keyframe"  # the sender of `Fold.keyframe`'s envelopes
 FUTURE = SECOND  # a record from further ahead of its arrival tells of another clock
 
 _OVER = ("FAILED", "STOPPED")
@@ -95,10 +96,21 @@ class DeploymentFold:
             ranks=self._rank_views(losses, now_ns, window_ns),
         )
 
-    def keyframe(self) -> list[Record]:
-        """The records that tell an empty fold this deployment's present state."""
-        ranks = [record for rank in self._ranks.values() for record in rank.keyframe()]
-        return [self.record, *ranks, *self.engine.records.values()]
+    def state(self, now_ns: int, window_ns: int) -> DeploymentState:
+        """All that views from `now` on can show of what came so far."""
+        ranks = {number: rank.state(now_ns, window_ns) for number, rank in self._ranks.items()}
+        return DeploymentState(self.record, self._generation, ranks, self.engine.state(now_ns, window_ns))
+
+    @classmethod
+    def restored(cls, state: DeploymentState) -> Self:
+        """What `state` was taken of. Raises ValueError when it can be of no deployment."""
+        fold = cls(state.record)
+        fold._generation = state.generation
+        fold.engine.restore(state.engine)
+        for number, rank in state.ranks.items():
+            if (restored := fold._rank(number)) is not None:
+                restored.restore(rank)
+        return fold
 
     def _rank_views(self, losses: Losses, now_ns: int, window_ns: int) -> tuple[RankView, ...]:
         return tuple(
@@ -139,8 +151,7 @@ class Fold:
 
     def add(self, envelope: Envelope, arrived_ns: int) -> None:
         """Take one message. Records of a deployment that was never announced are ignored, but for its events."""
-        if envelope.sender != KEYFRAME:
-            self._losses.add(envelope)
+        self._losses.add(envelope)
         for record in envelope.records:
             if _time_ns(record) > arrived_ns + FUTURE:
                 self.refused += 1
@@ -169,12 +180,23 @@ class Fold:
             refused=self.refused,
         )
 
-    def keyframe(self) -> tuple[Envelope, ...]:
-        """Messages from which an empty fold learns what is deployed: states, memory, devices, queues. No history, no loss."""
-        return tuple(
-            Envelope(SCHEMA_VERSION, name, KEYFRAME, 0, 0, 0, deployment.keyframe())
-            for name, deployment in self._deployments.items()
-        )
+    def keyframe(self, now_ns: int) -> Keyframe:
+        """The whole state, for a fold that goes on from here: `restored` of it and this one then show the same forever."""
+        window_ns = round(self._window_s * SECOND)
+        ended, senders = self._losses.state()
+        deployments = [deployment.state(now_ns, window_ns) for deployment in self._deployments.values()]
+        return Keyframe(SCHEMA_VERSION, now_ns, self._window_s, self.refused, ended, senders, deployments, list(self._events))
+
+    @classmethod
+    def restored(cls, keyframe: Keyframe) -> Self:
+        """The fold that `keyframe` was taken of. Raises ValueError when it can be of none."""
+        fold = cls(keyframe.window_s)
+        fold.refused = keyframe.refused
+        fold._losses.restore(keyframe.ended, keyframe.senders)
+        fold._events.extend(keyframe.events)
+        for state in keyframe.deployments[:MAX_DEPLOYMENTS]:
+            fold._deployments[state.record.deployment] = DeploymentFold.restored(state)
+        return fold
 
     def _begin(self, record: DeploymentRecord) -> None:
         if len(self._deployments) >= MAX_DEPLOYMENTS:

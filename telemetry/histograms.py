@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+
+from msgspec import Struct
 
 from telemetry.records import RequestRecord
 from telemetry.snapshot import HistogramView
@@ -34,6 +36,13 @@ def time_per_output_token_s(request: RequestRecord) -> float | None:
     return _seconds(request.first_token_ns, request.finished_ns) / (request.output_tokens - 1)
 
 
+class HistogramState(Struct, frozen=True, array_like=True):
+    """One of `BOUNDS`, as far as it has come."""
+
+    counts: list[int]
+    sum: float
+
+
 class Histograms:
     """All of `BOUNDS`, fed by request records; a phase that a request never reached is not observed."""
 
@@ -51,6 +60,16 @@ class Histograms:
     def view(self) -> dict[str, HistogramView]:
         """The state so far, by name."""
         return {name: HistogramView(BOUNDS[name], tuple(self._counts[name]), self._sums[name]) for name in BOUNDS}
+
+    def state(self) -> dict[str, HistogramState]:
+        return {name: HistogramState(list(self._counts[name]), self._sums[name]) for name in BOUNDS}
+
+    def restore(self, state: Mapping[str, HistogramState]) -> None:
+        """Become what `state` was taken of. Raises ValueError when its counts are of other buckets."""
+        for name in BOUNDS.keys() & state.keys():
+            if len(state[name].counts) != len(self._counts[name]):
+                raise ValueError(f"counts of other buckets than {name}'s")
+            self._counts[name], self._sums[name] = list(state[name].counts), state[name].sum
 
 
 def _observations(request: RequestRecord) -> Iterator[tuple[str, float | None]]:

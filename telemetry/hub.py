@@ -19,6 +19,7 @@ import zmq
 from telemetry.codec import MAX_MESSAGE, CodecError, decode_envelope, encode_envelope, encode_snapshot
 from telemetry.endpoints import REQUEST, HubEndpoints
 from telemetry.fold import Fold
+from telemetry.keyframe import Keyframe
 from telemetry.records import SCHEMA_VERSION, Envelope, Record
 from telemetry.snapshot import Snapshot
 
@@ -97,9 +98,9 @@ class Hub:
         """The state now, or at a given CLOCK_MONOTONIC time."""
         return self._fold.snapshot(time.perf_counter_ns() if now_ns is None else now_ns)
 
-    def keyframe(self) -> tuple[Envelope, ...]:
-        """What a recording that begins now has to hold first: see `Fold.keyframe`."""
-        return self._fold.keyframe()
+    def keyframe(self) -> Keyframe:
+        """The whole state now, which a recording that begins now has to hold first: see `Fold.keyframe`."""
+        return self._fold.keyframe(time.perf_counter_ns())
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         """Call `subscriber` with every delta from now on, on the loop. Returns what ends it. One that raises is dropped."""

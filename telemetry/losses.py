@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from copy import copy
+
+from msgspec import Struct
 
 from telemetry.records import Envelope
 
 MAX_SENDERS = 16_384
 
 
-@dataclass
-class _Sender:
+class SenderState(Struct, array_like=True):
+    """One sender in its present life."""
+
+    deployment: str
+    sender: str
     boot: int
     next_seq: int
     gaps: int = 0  # messages that left the sender in this life and did not arrive
@@ -28,7 +34,7 @@ class Losses:
     """
 
     def __init__(self) -> None:
-        self._senders: dict[tuple[str, str], _Sender] = {}
+        self._senders: dict[tuple[str, str], SenderState] = {}
         self._ended = 0  # lost in lives that are over
 
     @property
@@ -52,7 +58,7 @@ class Losses:
                 return
             # A new life of a known sender begins at 0: what it sent before this message is lost.
             first_seq = envelope.seq if known is None else 0
-            known = self._senders[key] = _Sender(envelope.boot, first_seq)
+            known = self._senders[key] = SenderState(*key, envelope.boot, first_seq)
         if envelope.seq >= known.next_seq:
             known.gaps += envelope.seq - known.next_seq
             known.next_seq = envelope.seq + 1
@@ -62,3 +68,12 @@ class Losses:
         """Drop a deployment's senders, not what they lost."""
         for key in [key for key in self._senders if key[0] == deployment]:
             self._ended += self._senders.pop(key).lost
+
+    def state(self) -> tuple[int, list[SenderState]]:
+        """(lost in lives that are over, the senders)."""
+        return self._ended, [copy(sender) for sender in self._senders.values()]
+
+    def restore(self, ended: int, senders: Sequence[SenderState]) -> None:
+        """Become what `state` was taken of."""
+        self._ended = ended
+        self._senders = {(sender.deployment, sender.sender): copy(sender) for sender in senders[:MAX_SENDERS]}

@@ -3,15 +3,44 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import dropwhile
+
+from msgspec import Struct
 
 from telemetry.formulas import percentile
 from telemetry.records import DeviceRecord, RankInfo, RankMemory, StepRecord
-from telemetry.series import SECOND, Seconds, WorkTimeline
+from telemetry.series import SECOND, Seconds, SecondsState, WorkTimeline
 from telemetry.snapshot import AxisView, MemoryView, RankView
 
 MAX_STEPS = 256  # the latest steps, for the median
+MAX_AXES = 8
 
+_TIMES = (
+    "steps",
+    "observed",
+    "work",
+    "bubble",
+    "busy",
+    "compute",
+    "recv_wait",
+    "gap",
+    "tokens",
+)  # the columns of a rank's seconds
 _NO_DEVICE = DeviceRecord(rank=0, generation=0, time_ns=0)
+
+
+class RankState(Struct, frozen=True, array_like=True):
+    """All that a `RankFold` can still show."""
+
+    memory: RankMemory | None
+    device: DeviceRecord | None
+    fault: str | None
+    last: StepRecord | None
+    steps: int
+    times: SecondsState
+    axes: dict[str, SecondsState]
+    experts: SecondsState
+    walls: list[tuple[int, int]]
 
 
 class RankFold:
@@ -23,9 +52,9 @@ class RankFold:
         self.fault: str | None = None  # "DEAD", "STALLED": what an event said of it since its last step
         self._last: StepRecord | None = None
         self._steps = 0
-        self._times: Seconds[str] = Seconds()
-        self._axes: Seconds[tuple[str, str]] = Seconds()  # (axis, field of AxisTime)
-        self._experts: Seconds[int] = Seconds()
+        self._times = Seconds(shown=_TIMES.index("busy"))
+        self._axes: dict[str, Seconds] = {}  # columns: the fields of AxisTime
+        self._experts = Seconds()  # a column an expert
         self._walls: deque[tuple[int, int]] = deque(maxlen=MAX_STEPS)  # (end, wall) ns
 
     def add_step(self, record: StepRecord, work: WorkTimeline) -> None:
@@ -33,30 +62,19 @@ class RankFold:
         start, end = record.start_ns, record.start_ns + record.wall_ns
         transfer = sum(axis.transfer_ns for axis in record.axes.values())
         if record.idle_ns > 0:
-            self._times.spread(start - record.idle_ns, start, {"observed": record.idle_ns})
+            self._times.spread(start - record.idle_ns, start, (0, record.idle_ns))
             for begin, until, had_work in work.pieces(start - record.idle_ns, start):
                 if had_work:
-                    self._times.spread(begin, until, {"work": until - begin, "bubble": until - begin})
-        self._times.spread(
-            start,
-            end,
-            {
-                "steps": 1,
-                "observed": record.wall_ns,
-                "work": record.wall_ns,
-                "bubble": record.recv_wait_ns,
-                "busy": record.compute_ns + transfer,
-                "compute": record.compute_ns,
-                "recv_wait": record.recv_wait_ns,
-                "gap": record.gap_ns,
-                "tokens": record.prefill_tokens + record.decode_tokens,
-            },
-        )
+                    self._times.spread(begin, until, (0, 0, until - begin, until - begin))
+        wall, tokens = record.wall_ns, record.prefill_tokens + record.decode_tokens
+        wait, compute = record.recv_wait_ns, record.compute_ns
+        self._times.spread(start, end, (1, wall, wall, wait, compute + transfer, compute, wait, record.gap_ns, tokens))
         for name, axis in record.axes.items():
-            amounts = {"calls": axis.calls, "bytes": axis.bytes, "wait": axis.wait_ns, "transfer": axis.transfer_ns}
-            self._axes.spread(start, end, {(name, field): amount for field, amount in amounts.items()})
+            if name in self._axes or len(self._axes) < MAX_AXES:
+                seconds = self._axes.setdefault(name, Seconds())
+                seconds.spread(start, end, (axis.calls, axis.bytes, axis.wait_ns, axis.transfer_ns))
         if record.expert_tokens:
-            self._experts.spread(start, end, dict(enumerate(record.expert_tokens)))
+            self._experts.spread(start, end, record.expert_tokens)
         self._walls.append((end, record.wall_ns))
         self._last = record
         self._steps += 1
@@ -65,7 +83,7 @@ class RankFold:
 
     def view(self, info: RankInfo, state: str, work: WorkTimeline, lost: int, now_ns: int, window_ns: int) -> RankView:
         """The rank at `now_ns`."""
-        times = self._times.total(now_ns, window_ns)
+        times = dict(zip(_TIMES, self._times.total(now_ns, window_ns), strict=False))
         steps = times.get("steps", 0.0)
         last_end = None if self._last is None else self._last.start_ns + self._last.wall_ns
         since = work.pieces(max(now_ns - window_ns, last_end or 0), now_ns)
@@ -76,13 +94,13 @@ class RankFold:
         device = self.device or _NO_DEVICE
 
         def per_step_ms(part: str) -> float | None:
-            return times[part] / steps / 1e6 if steps > 0 else None
+            return times.get(part, 0.0) / steps / 1e6 if steps > 0 else None
 
         return RankView(
             info=info,
             state=self.fault or state,
             util=_percent(times.get("busy", 0.0), observed),
-            util_history=tuple(min(100.0, 100 * busy / SECOND) for busy in self._times.history(now_ns, "busy")),
+            util_history=tuple(min(100.0, 100 * busy / SECOND) for busy in self._times.history(now_ns)),
             bubble_pct=_percent(times.get("bubble", 0.0), with_work),
             step_ms=percentile(walls, 50),
             compute_ms=per_step_ms("compute"),
@@ -95,23 +113,22 @@ class RankFold:
             gpu_util=device.gpu_util,
             power_w=device.power_w,
             temperature_c=device.temperature_c,
-            expert_tokens=tuple(round(experts[i]) for i in sorted(experts)) if experts else None,
+            expert_tokens=tuple(map(round, experts)) if experts else None,
             steps=self._steps,
             lost=lost,
             age_s=None if last_end is None else max(0, now_ns - last_end) / SECOND,
         )
 
     def _axis_views(self, now_ns: int, window_ns: int, steps: float) -> dict[str, AxisView]:
-        sums = self._axes.total(now_ns, window_ns)
+        if steps <= 0:
+            return {}
+        sums = {name: seconds.total(now_ns, window_ns) for name, seconds in sorted(self._axes.items())}
         return {
-            axis: AxisView(
-                calls=sums[axis, "calls"] / steps,
-                bytes=sums[axis, "bytes"] / steps,
-                wait_ms=sums[axis, "wait"] / steps / 1e6,
-                transfer_ms=sums[axis, "transfer"] / steps / 1e6,
+            name: AxisView(
+                calls=calls / steps, bytes=size / steps, wait_ms=wait / steps / 1e6, transfer_ms=transfer / steps / 1e6
             )
-            for axis in sorted({axis for axis, _ in sums})
-            if steps > 0
+            for name, (calls, size, wait, transfer) in sums.items()
+            if sums[name]
         }
 
     def _memory_view(self) -> MemoryView:
@@ -133,9 +150,26 @@ class RankFold:
             free=memory.free if memory else None,
         )
 
-    def keyframe(self) -> list[RankMemory | DeviceRecord]:
-        """The records that a fold which begins now needs to know this rank."""
-        return [record for record in (self.memory, self.device) if record is not None]
+    def state(self, now_ns: int, window_ns: int) -> RankState:
+        """All that views from `now` on can show of what came so far."""
+        axes = {name: seconds.state(now_ns, window_ns) for name, seconds in self._axes.items()}
+        times, experts = self._times.state(now_ns, window_ns), self._experts.state(now_ns, window_ns)
+        # not only the steps in the window but all from the first of them on: the oldest make room in the same order
+        walls = list(dropwhile(lambda step: step[0] <= now_ns - window_ns, self._walls))
+        return RankState(self.memory, self.device, self.fault, self._last, self._steps, times, axes, experts, walls)
+
+    def restore(self, state: RankState) -> None:
+        """Become what `state` was taken of. Raises ValueError when it can be of no rank."""
+        self.memory, self.device, self.fault = state.memory, state.device, state.fault
+        self._last, self._steps = state.last, state.steps
+        self._times.restore(state.times)
+        self._experts.restore(state.experts)
+        for name, seconds in list(state.axes.items())[:MAX_AXES]:
+            if any(len(row) != 4 for row in seconds.rows.values()):
+                raise ValueError(f"amounts of axis '{name}' that are not four")
+            self._axes[name] = Seconds()
+            self._axes[name].restore(seconds)
+        self._walls.extend(state.walls)
 
 
 def _percent(part: float, whole: float) -> float | None:

@@ -2,63 +2,72 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Hashable, Iterator, Mapping
-from typing import Generic, TypeVar
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from operator import add
+
+from msgspec import Struct
 
 SECOND = 1_000_000_000  # ns
 HISTORY = 60  # complete seconds that a history shows; no window is longer
 
-Key = TypeVar("Key", bound=Hashable)
+
+class SecondsState(Struct, frozen=True, array_like=True):
+    """What a `Seconds` knows: whole rows where a window may still look, of older ones the column that a history shows."""
+
+    first_ns: int | None
+    newest: int
+    rows: dict[int, list[int | float]]
+    older: dict[int, int | float]
 
 
-class Seconds(Generic[Key]):
-    """Amounts under keys, summed by the clock's seconds, the last minute of them.
+class Seconds:
+    """Rows of amounts, a column each, summed by the clock's seconds, the last minute of them.
 
     An amount belongs to a stretch of time and spreads evenly over it, so a second holds what happened in it even where steps
-    cross its border, and a late record still falls into the seconds it is about.
+    cross its border, and a late record still falls into the seconds it is about. `shown` is the column that has a history.
     """
 
-    def __init__(self) -> None:
-        self._seconds: dict[int, dict[Key, float]] = {}
+    def __init__(self, shown: int = 0) -> None:
+        self._shown = shown
+        self._rows: dict[int, list[int | float]] = {}
         self._first: int | None = None
         self._newest = 0
 
-    @property
-    def first_ns(self) -> int | None:
-        """Where the first stretch ever began."""
-        return self._first
-
-    def spread(self, start_ns: int, end_ns: int, amounts: Mapping[Key, float]) -> None:
+    def spread(self, start_ns: int, end_ns: int, amounts: Sequence[int | float]) -> None:
         """Add `amounts`, spread over [start, end); all of them at `end` when that is no later than `start`."""
         self._first = start_ns if self._first is None else min(self._first, start_ns)
         last = end_ns // SECOND
-        first = max(start_ns // SECOND, last - HISTORY - 1)
+        first = start_ns // SECOND
         if first >= last:
-            self._add(last, 1.0, amounts)
+            self._add(last, amounts)
             return
-        for second in range(first, last + 1):
+        for second in range(max(first, last - HISTORY - 1), last + 1):
             inside = min(end_ns, (second + 1) * SECOND) - max(start_ns, second * SECOND)
             if inside > 0:
-                self._add(second, inside / (end_ns - start_ns), amounts)
+                share = inside / (end_ns - start_ns)
+                self._add(second, [share * amount for amount in amounts])
 
-    def total(self, now_ns: int, window_ns: int) -> dict[Key, float]:
-        """Sums over the window before `now`; the second that its edge cuts counts by the share inside."""
+    def total(self, now_ns: int, window_ns: int) -> list[float]:
+        """Sums by column over the window before `now`; the second that its edge cuts counts by the share inside."""
         edge, cut = divmod(now_ns - window_ns, SECOND)
-        sums: dict[Key, float] = {}
+        sums: list[float] = []
         for second in range(edge, now_ns // SECOND + 1):
-            weight = 1 - cut / SECOND if second == edge else 1.0
-            for key, amount in self._seconds.get(second, {}).items():
-                sums[key] = sums.get(key, 0.0) + weight * amount
+            row = self._rows.get(second)
+            if row is not None:
+                weight = 1 - cut / SECOND if second == edge else 1.0
+                sums = [done + weight * amount for done, amount in zip_longest(sums, row, fillvalue=0)]
         return sums
 
-    def history(self, now_ns: int, key: Key) -> tuple[float, ...]:
-        """The amount under `key` in each of the last complete seconds, oldest first, none from before the first stretch."""
+    def history(self, now_ns: int) -> tuple[float, ...]:
+        """The shown column in each of the last complete seconds, oldest first, none from before the first stretch."""
         if self._first is None:
             return ()
         now = now_ns // SECOND
         return tuple(
-            self._seconds.get(second, {}).get(key, 0.0) for second in range(max(now - HISTORY, self._first // SECOND), now)
+            self._shown_in(self._rows.get(second, ())) for second in range(max(now - HISTORY, self._first // SECOND), now)
         )
 
     def span_s(self, now_ns: int, window_ns: int) -> float:
@@ -66,18 +75,38 @@ class Seconds(Generic[Key]):
         lived = window_ns if self._first is None else now_ns - self._first
         return max(SECOND, min(window_ns, lived)) / SECOND
 
-    def _add(self, second: int, share: float, amounts: Mapping[Key, float]) -> None:
-        bucket = self._seconds.get(second)
-        if bucket is None:
+    def state(self, now_ns: int, window_ns: int) -> SecondsState:
+        """All that a window of this length and a history can show from `now` on."""
+        edge = (now_ns - window_ns) // SECOND
+        rows = {second: row for second, row in self._rows.items() if second >= edge}
+        older = {second: shown for second, row in self._rows.items() if second < edge and (shown := self._shown_in(row))}
+        return SecondsState(self._first, self._newest, rows, older)
+
+    def restore(self, state: SecondsState) -> None:
+        """Become what `state` was taken of. Raises ValueError when it can be of no `Seconds`."""
+        if not all(map(math.isfinite, (*state.older.values(), *(amount for row in state.rows.values() for amount in row)))):
+            raise ValueError("an amount that is no number")
+        before = [0] * self._shown
+        self._rows = state.rows | {second: [*before, amount] for second, amount in state.older.items()}
+        self._first, self._newest = state.first_ns, state.newest
+
+    def _shown_in(self, row: Sequence[int | float]) -> float:
+        return row[self._shown] if len(row) > self._shown else 0.0
+
+    def _add(self, second: int, amounts: Sequence[int | float]) -> None:
+        row = self._rows.get(second)
+        if row is None:
             if second > self._newest:
                 self._newest = second
-                for old in [s for s in self._seconds if s < second - HISTORY - 1]:
-                    del self._seconds[old]
+                for old in [s for s in self._rows if s < second - HISTORY - 1]:
+                    del self._rows[old]
             elif second < self._newest - HISTORY - 1:
                 return
-            bucket = self._seconds[second] = {}
-        for key, amount in amounts.items():
-            bucket[key] = bucket.get(key, 0.0) + share * amount
+            self._rows[second] = list(amounts)
+        elif len(row) == len(amounts):
+            row[:] = map(add, row, amounts)
+        else:
+            row[:] = [done + amount for done, amount in zip_longest(row, amounts, fillvalue=0)]
 
 
 class WorkTimeline:
@@ -104,3 +133,11 @@ class WorkTimeline:
             if begin < end_ns:
                 yield begin, end_ns, work
                 end_ns = begin
+
+    def state(self) -> list[tuple[int, bool]]:
+        """Every turn that is remembered: (from when, work or none)."""
+        return list(self._turns)
+
+    def restore(self, state: list[tuple[int, bool]]) -> None:
+        """Become what `state` was taken of."""
+        self._turns = deque(state)

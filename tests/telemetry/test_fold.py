@@ -6,7 +6,15 @@ from handmade import MS, S, deployment, engine, envelope, request, step
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from telemetry.codec import CodecError, decode_envelope, decode_snapshot, encode_envelope, encode_snapshot
+from telemetry.codec import (
+    CodecError,
+    decode_envelope,
+    decode_keyframe,
+    decode_snapshot,
+    encode_envelope,
+    encode_keyframe,
+    encode_snapshot,
+)
 from telemetry.fold import MAX_EVENTS, Fold
 from telemetry.records import AxisTime, DeviceRecord, EngineRecord, EventRecord, RankMemory, RequestRecord, StepRecord
 
@@ -184,14 +192,36 @@ def test_the_same_records_give_the_same_snapshot_and_it_travels():
     assert decode_snapshot(encode_snapshot(1, one)).snapshot == one
 
 
-def test_a_keyframe_tells_an_empty_fold_what_is_deployed():
-    fold = fold_of(deployment(), RankMemory(0, 1, 100, 50, None, 1000, 700), engine(T, running=4, generated=77), step(T, S))
-    other = Fold()
-    for message in fold.keyframe():
-        other.add(message, T)
-    view = other.snapshot(T).deployments[0]
-    assert (view.state, view.ranks[0].memory.weights, view.engine.running, view.engine.generated_tokens) == ("READY", 100, 4, 77)
-    assert view.engine.tokens_per_s == 0
+@pytest.mark.parametrize("cut", [0, 1, 3, 10, 20, 34])
+def test_a_fold_restored_from_a_keyframe_goes_on_as_if_nothing_had_been(cut):
+    axes = {"tp": AxisTime(calls=4, bytes=4096, wait_ns=20 * MS, transfer_ns=11 * MS)}
+    records = [deployment(tp=2), RankMemory(0, 1, 100, 50, None, 1000, 700), engine(T, running=4, generated=77)]
+    for i in range(40):
+        at = T + i * 3 * S // 2
+        records += [step(at + r * MS, 700 * MS, rank=r, idle=i * MS, axes=axes, experts=[i, r, 5]) for r in (0, 1)]
+        records += [engine(at + S, running=i % 3, generated=100 + 7 * i, finished=i), request(at + S, ttft_ms=50 + i)]
+        records += [
+            EventRecord("demo", 1, at + S, "info", "state", str(i)),
+            DeviceRecord(i % 2, 1, at, rss=i, cpu_percent=1.5 * i),
+        ]
+    messages = [(T + i * S // 5, envelope(record, seq=2 * i, sender="daemon")) for i, record in enumerate(records)]
+    whole, first = Fold(), Fold()
+    for arrived, message in messages[: cut * 7]:
+        first.add(message, arrived + 60 * S)
+    at = messages[cut * 7][0] + 60 * S
+    second = Fold.restored(decode_keyframe(encode_keyframe(first.keyframe(at))))
+    for arrived, message in messages[: cut * 7]:
+        whole.add(message, arrived + 60 * S)
+    for arrived, message in messages[cut * 7 :]:
+        assert second.snapshot(arrived + 60 * S) == whole.snapshot(arrived + 60 * S)
+        whole.add(message, arrived + 60 * S)
+        second.add(message, arrived + 60 * S)
+
+
+def test_a_keyframe_of_one_deployment():
+    fold = fold_of(deployment(), deployment(name="other"), step(T, S))
+    part = Fold.restored(fold.keyframe(T + S).only("demo")).snapshot(T + S)
+    assert part.deployments == fold.snapshot(T + S).deployments[:1]
 
 
 @settings(max_examples=100, deadline=None)
