@@ -131,7 +131,7 @@ class Communicator:
         self._axis_number = AXES.index(axis)
         self._sequence = 0
         self._device = _DeviceTimes() if cuda and size > 1 else None
-        self._calls = self._bytes = self._wait = self._transfer = 0
+        self._calls = self._bytes = self._wait = self._transfer = self._receive_wait = 0
 
     @property
     def transport(self) -> Transport:
@@ -145,8 +145,14 @@ class Communicator:
         if self._device is not None:
             self._transfer += self._device.read()
         taken = AxisTime(self._calls, self._bytes, self._wait, self._transfer)
-        self._calls = self._bytes = self._wait = self._transfer = 0
+        self._calls = self._bytes = self._wait = self._transfer = self._receive_wait = 0
         return taken
+
+    def take_receive_wait(self) -> int:
+        """Nanoseconds that receives waited for their senders since the last take, which then leaves them out."""
+        waited, self._receive_wait = self._receive_wait, 0
+        self._wait -= waited
+        return waited
 
     @property
     def spent_ns(self) -> int:
@@ -233,5 +239,6 @@ class Communicator:
         """Fill `out`. Its bytes are counted by the sender."""
         start = self._enter(Op.RECV)
         waited = self.transport.receive(out, source)
+        self._receive_wait += waited
         self._leave(start, waited, 0)
         return out

@@ -71,6 +71,7 @@ def plan_segment(layout: Layout, shape: ModelShape, tokens: int, sequences: int,
     hidden = tokens * shape.hidden_size * itemsize
     dispatch = 0
     if shape.num_experts:
-        dispatch = shape.experts_per_token * hidden + 8 * shape.num_experts + PAGE
+        # a member may get every token of all members, and sends their results back as one message
+        dispatch = layout.ep * shape.experts_per_token * hidden + 8 * shape.num_experts + PAGE
     logits = sequences * -(-shape.vocab_size // layout.tp) * 4
     return map_segment(layout, max(hidden, dispatch, logits), hidden, channel_slots=2 * layout.pp)

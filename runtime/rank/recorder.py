@@ -41,10 +41,9 @@ class StepRecorder:
     def ended(self, step: int, slot: int, plan: MemberPlan, sequences: int, tokens: int, computed: int) -> None:
         """`computed`: the clock when the device's work was done."""
         mesh = self._mesh
+        receive = mesh.pp.take_receive_wait()
         axes = {c.axis: taken for c in (mesh.tp, mesh.ep, mesh.pp) if (taken := c.take()) is not None}
-        # a receive is the only call of the pp axis that waits: for the previous stage
-        receive = axes["pp"].wait_ns if "pp" in axes and not mesh.first_stage else 0
-        inside = sum(axis.wait_ns + axis.transfer_ns for axis in axes.values())
+        inside = receive + sum(axis.wait_ns + axis.transfer_ns for axis in axes.values())
         end = _clock()
         compute = max(0, computed - self._compute_start - inside)
         wall = end - self._start
