@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from runtime.flags import SAMPLING, SPEC, takes
+from runtime.flags import LIVE, SAMPLING, SPEC, takes
 
 if TYPE_CHECKING:
     from runtime.run_dir import RunDir
@@ -140,6 +140,33 @@ def deploy(
                 line = progress_line(progress)
                 say(line)
         print(wanted.name)
+
+
+@app.command()
+@takes("fields", LIVE)
+def reconfigure(
+    name: str,
+    fields: dict[str, Any],
+    as_json: JsonOption = False,
+    wait: Annotated[bool, typer.Option(help="return when it is over")] = True,
+    run_dir: RunDirOption = None,
+) -> None:
+    """Change a live deployment's layout, dtype or limits: its requests go on after a pause. What fails is rolled back."""
+    from runtime.client import ControlClient
+    from runtime.control import Changed
+    from runtime.demo import progress_line
+
+    with told(), ControlClient(run_dir) as client:
+        line = ""
+        for news in client.reconfigure(name, fields, wait):
+            if isinstance(news, Changed):
+                if as_json:
+                    print(json.dumps(news.asdict(), indent=2), flush=True)
+                elif news.served:
+                    print(news.words)
+            elif progress_line(news) != line:
+                line = progress_line(news)
+                say(line)
 
 
 @app.command()

@@ -7,12 +7,25 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 import zmq
 
-from runtime.control import Command, DaemonInfo, Deploy, Failed, Ok, Progress, Reply, Request, Status, StopDeployment
+from runtime.control import (
+    Changed,
+    Command,
+    DaemonInfo,
+    Deploy,
+    Failed,
+    Ok,
+    Progress,
+    Reconfigure,
+    Reply,
+    Request,
+    Status,
+    StopDeployment,
+)
 from runtime.run_dir import RunDir
 from runtime.spec import DeploymentSpec
 from telemetry.snapshot import Snapshot
@@ -67,6 +80,17 @@ class ControlClient:
             if isinstance(body, Progress):
                 yield body
 
+    def reconfigure(
+        self, name: str, fields: dict[str, Any], wait: bool = True, deadline_s: float | None = None
+    ) -> Iterator[Progress | Changed]:
+        """Change `fields` of a live deployment's spec. Yields where it is, then how it ended (`wait` False: nothing).
+
+        Raises DaemonError: at once for what cannot be, after a `Changed` for what was tried and rolled back.
+        """
+        for body in self._ask(Reconfigure(name, fields, wait), deadline_s):
+            if not isinstance(body, Ok):
+                yield body
+
     def stop(self, name: str, now: bool = False) -> None:
         """Drain and stop a deployment; returns when its processes are gone."""
         self._last(self._ask(StopDeployment(name, now), STOP_S))
@@ -81,13 +105,13 @@ class ControlClient:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _last(self, bodies: Iterator[Progress | Ok]) -> Ok:
+    def _last(self, bodies: Iterator[Progress | Changed | Ok]) -> Ok:
         for body in bodies:
             if isinstance(body, Ok):
                 return body
         raise NoDaemon("the daemon did not answer")
 
-    def _ask(self, command: Command, deadline_s: float | None) -> Iterator[Progress | Ok]:
+    def _ask(self, command: Command, deadline_s: float | None) -> Iterator[Progress | Changed | Ok]:
         request = Request(uuid.uuid4().hex, command)
         self._socket.send(self._encode(request))
         deadline = None if deadline_s is None else time.monotonic() + deadline_s

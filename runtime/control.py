@@ -1,13 +1,16 @@
-"""What the daemon can be asked, and its answers: msgpack, typed, strict. One request gets any number of `Progress`, then an `Ok`
-or a `Failed`, all with its id.
+"""What the daemon can be asked, and its answers: msgpack, typed, strict. One request gets any number of `Progress` (and a
+`Changed`, if it asked for one), then an `Ok` or a `Failed`, all with its id.
 """
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
+from runtime.layout import Layout
 from telemetry.snapshot import Snapshot
 
 MAX_REQUEST = 1 << 20  # bytes; a peer that sends more is disconnected
@@ -31,7 +34,15 @@ class StopDeployment(Struct, frozen=True, forbid_unknown_fields=True, tag="stop"
     now: bool = False
 
 
-Command = Status | Deploy | StopDeployment
+class Reconfigure(Struct, frozen=True, forbid_unknown_fields=True, tag="reconfigure"):
+    """Change `fields` of a live deployment's spec, keeping its requests. `wait`: answer when it is over, after a `Changed`."""
+
+    name: str
+    fields: dict[str, Any]
+    wait: bool = True
+
+
+Command = Status | Deploy | StopDeployment | Reconfigure
 
 
 class Request(Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,12 +61,68 @@ class DaemonInfo(Struct, frozen=True):
 
 
 class Progress(Struct, frozen=True, tag="progress"):
-    """Of a start. `share`: from 0 to 1, of the phase; None: not known."""
+    """Of a start or a reconfiguration. `share`: from 0 to 1, of the phase; None: not known."""
 
     state: str
     generation: int
     phase: str
     share: float | None
+
+
+class Outcome(StrEnum):
+    """How a reconfiguration ended."""
+
+    CHANGED = "changed"
+    UNCHANGED = "unchanged"  # there was nothing to change
+    ROLLED_BACK = "rolled-back"  # the old layout serves
+    FAILED = "failed"  # neither came up: the deployment's state says what now
+    STOPPED = "stopped"
+
+
+class PhaseTime(Struct, frozen=True):
+    """`phase`: drain (of steps under way), stop (of ranks), load, warm-up, replay (of requests). `rollback`: on the way back."""
+
+    phase: str
+    seconds: float
+    rollback: bool = False
+
+
+class Changed(Struct, frozen=True, tag="changed"):
+    """The end of a reconfiguration. `layout`: the one aimed at last; `fields`: before and after; `seconds`: without tokens."""
+
+    name: str
+    outcome: Outcome
+    layout: dict[str, int]
+    fields: dict[str, tuple[Any, Any]]
+    phases: list[PhaseTime]
+    seconds: float
+    reason: str = ""
+
+    @property
+    def served(self) -> bool:
+        """Whether it serves as was asked."""
+        return self.outcome in (Outcome.CHANGED, Outcome.UNCHANGED)
+
+    def asdict(self) -> dict[str, Any]:
+        """JSON-ready: what `shardscope reconfigure --json` prints."""
+        return dict(msgspec.to_builtins(self))
+
+    @property
+    def words(self) -> str:
+        """One line, for whoever asked for it."""
+        layout = Layout(**self.layout)
+        match self.outcome:
+            case Outcome.UNCHANGED:
+                return f"'{self.name}' serves under these already"
+            case Outcome.CHANGED:
+                times = ", ".join(f"{each.phase} {each.seconds:.2f} s" for each in self.phases)
+                return f"'{self.name}' serves {layout} after a pause of {self.seconds:.2f} s: {times}"
+            case Outcome.ROLLED_BACK:
+                return f"{self.reason}. Rolled back: '{self.name}' serves {layout} as before"
+            case Outcome.FAILED:
+                return f"{self.reason}. '{self.name}' lost its requests and is started again, unless it fails too often"
+            case Outcome.STOPPED:
+                return f"'{self.name}' was stopped meanwhile"
 
 
 class Ok(Struct, frozen=True, tag="ok"):
@@ -72,4 +139,4 @@ class Failed(Struct, frozen=True, tag="failed"):
 
 class Reply(Struct, frozen=True):
     id: str
-    body: Progress | Ok | Failed
+    body: Progress | Changed | Ok | Failed

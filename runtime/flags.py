@@ -33,6 +33,8 @@ SPEC: Options = [
     ("stall_timeout_s", float, "seconds without progress after which a rank is treated as dead"),
     ("telemetry", bool, "ranks tell what they do"),
 ]
+# Those that can change while a deployment serves: its engine keeps the telemetry it was born with.
+LIVE: Options = [option for option in SPEC if option[0] != "telemetry"]
 # Fields of runtime.sampling.SamplingParams.
 SAMPLING: Options = [
     ("n", int, "sequences for each prompt"),

@@ -71,7 +71,7 @@ _RANK_GAUGES: tuple[tuple[str, str, Callable[[RankView], float | None]], ...] = 
     ("step_age_seconds", "Time since the end of the rank's last step.", lambda r: r.age_s),
 )
 _RANK_LABELS = ("deployment", "rank", "dp", "pp", "ep", "tp")
-_STATES = ("STARTING", "READY", "DRAINING", "RESTARTING", "FAILED", "STOPPED")
+_STATES = ("STARTING", "READY", "RECONFIGURING", "DRAINING", "RESTARTING", "FAILED", "STOPPED")
 
 
 def render(snapshot: Snapshot) -> bytes:

@@ -158,16 +158,16 @@ class DeploymentRecord(Struct, frozen=True, tag="deployment"):
     deployment: str
     generation: int
     time_ns: int
-    state: str  # "STARTING", "READY", "DRAINING", "RESTARTING", "FAILED", "STOPPED"
+    state: str  # "STARTING", "READY", "RECONFIGURING", "DRAINING", "RESTARTING", "FAILED", "STOPPED"
     model: str
     layout: dict[str, int]  # dp, pp, ep, tp
     device: str
     dtype: str
     emulated: bool
     ranks: list[RankInfo]
-    phase: str = ""  # of a start: "spawn", "load", "warm-up", ...
+    phase: str = ""  # of a start or a reconfiguration: "drain", "stop", "spawn", "load", "warm-up", "replay", ...
     progress: float | None = None  # of the phase, 0 to 1
-    reason: str = ""  # why it failed
+    reason: str = ""  # why it failed; what is changed, or why the change is taken back
 
 
 Record = StepRecord | RankMemory | EngineRecord | RequestRecord | EventRecord | DeviceRecord | DeploymentRecord

@@ -22,10 +22,23 @@ from pydantic import ValidationError
 
 from runtime.checkpoint.config import read_shape
 from runtime.checkpoint.tokenizer import Tokenizer
-from runtime.control import Command, DaemonInfo, Deploy, Failed, Ok, Progress, Status, StopDeployment
+from runtime.control import (
+    Changed,
+    Command,
+    DaemonInfo,
+    Deploy,
+    Failed,
+    Ok,
+    Progress,
+    Reconfigure,
+    Status,
+    StopDeployment,
+)
 from runtime.daemon.control import ControlServer
+from runtime.daemon.house import DRAIN_S, House
 from runtime.daemon.http.app import create_app
-from runtime.daemon.supervisor import DRAIN_S, OVER, House, State, Supervisor
+from runtime.daemon.state import OVER, State
+from runtime.daemon.supervisor import Supervisor
 from runtime.frontend import Frontend
 from runtime.rank.nursery import Zygote
 from runtime.run_dir import RunDir
@@ -139,7 +152,7 @@ class Daemon:
             app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=HTTP_GRACE_S, server_header=False
         )
 
-    async def _handle(self, command: Command) -> AsyncIterator[Progress | Ok | Failed]:
+    async def _handle(self, command: Command) -> AsyncIterator[Progress | Changed | Ok | Failed]:
         match command:
             case Status():
                 yield Ok(self.info, self._house.hub.snapshot())
@@ -148,13 +161,42 @@ class Daemon:
             case Deploy():
                 async for body in self._deploy(command):
                     yield body
+            case Reconfigure():
+                async for news in self._reconfigure(command):
+                    yield news
 
     async def _stop(self, command: StopDeployment) -> Ok | Failed:
-        if command.name not in self._deployments:
-            known = ", ".join(self._deployments) or "none"
-            return Failed(f"no deployment '{command.name}'; deployed: {known}", usage=True)
+        try:
+            self._named(command.name)
+        except ValueError as error:
+            return Failed(str(error), usage=True)
         await self._forget(command.name, command.now)
         return Ok()
+
+    def _named(self, name: str) -> Supervisor:
+        """Raises ValueError when nobody has the name."""
+        if name not in self._deployments:
+            raise ValueError(f"no deployment '{name}'; deployed: {', '.join(self._deployments) or 'none'}")
+        return self._deployments[name][0]
+
+    async def _reconfigure(self, command: Reconfigure) -> AsyncIterator[Progress | Changed | Ok | Failed]:
+        try:
+            supervisor = self._named(command.name)
+            record = supervisor.record
+            change = supervisor.reconfigure(command.fields)
+        except ValueError as error:
+            yield Failed(_words(error), usage=True)
+            return
+        while command.wait and change.over is None:
+            record = await supervisor.next_record(record)
+            if change.over is None:
+                yield Progress(record.state, record.generation, record.phase, record.progress)
+        if command.wait and change.over is not None:
+            yield change.over
+            if not change.over.served:
+                yield Failed(change.over.words)
+                return
+        yield Ok()
 
     async def _forget(self, name: str, now: bool) -> None:
         supervisor, life = self._deployments[name]

@@ -20,17 +20,20 @@ import zmq.asyncio
 
 from runtime import child
 from runtime.daemon.blame import exit_words
-from runtime.engine.messages import Attach, Bind, Bound, Detach, Drained, EngineConfig, Stop
+from runtime.engine.messages import Attach, Bind, Bound, Detach, Drained, EngineConfig, FromEngine, Pause, Paused, Replayed, Stop
 from runtime.protocol import Abort, Generate, Outputs
 
 ENGINE_MODULE = "runtime.engine.process"
 HIGH_WATER = 100_000  # messages; the engine sends one a step
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Outputs | Bound | Drained).decode
+_decode = msgspec.msgpack.Decoder(Outputs | FromEngine).decode
 
 
 class EngineLink:
-    """`bound`: the newest generation that the engine opened sockets for. `on_change` is called whenever an attribute changes."""
+    """The newest generation that the engine opened sockets for (`bound`), came to rest on (`paused`), goes on with (`replayed`).
+
+    `on_change` is called whenever an attribute changes.
+    """
 
     def __init__(
         self,
@@ -42,7 +45,7 @@ class EngineLink:
         module: str = ENGINE_MODULE,
     ) -> None:
         """Start the process; on the loop of the daemon's main thread. Raises OSError and zmq.ZMQError."""
-        self.bound = 0
+        self.bound = self.paused = self.replayed = 0
         self.drained = False
         self.alive = True
         self._on_outputs, self._on_change, self._log, self._control = on_outputs, on_change, log, config.control
@@ -61,7 +64,7 @@ class EngineLink:
     def pid(self) -> int:
         return self._process.pid
 
-    def send(self, message: Generate | Abort | Attach | Bind | Detach | Stop) -> None:
+    def send(self, message: Generate | Abort | Attach | Bind | Pause | Detach | Stop) -> None:
         """In order, without waiting. To a dead engine: nothing happens."""
         if self.alive:
             self._socket.send(_encode(message))
@@ -96,11 +99,16 @@ class EngineLink:
     async def _listen(self) -> None:
         while True:
             message = _decode(await self._socket.recv())
-            if isinstance(message, Outputs):
-                self._on_outputs(message)
-                continue
-            if isinstance(message, Bound):
-                self.bound = message.generation
-            else:
-                self.drained = True
+            match message:
+                case Outputs():
+                    self._on_outputs(message)
+                    continue
+                case Bound():
+                    self.bound = message.generation
+                case Paused():
+                    self.paused = message.generation
+                case Replayed():
+                    self.replayed = message.generation
+                case Drained():
+                    self.drained = True
             self._on_change()

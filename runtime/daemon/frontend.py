@@ -28,15 +28,25 @@ class DeploymentFrontend:
         self._send = send
         self._closed = "is starting"  # why it is not ready
         self._streams: dict[str, asyncio.Queue[TokensOut | DeploymentGone]] = {}
+        self._reaches: dict[str, int] = {}
         self._numbers = itertools.count(1)
 
     @property
     def open_streams(self) -> int:
         return len(self._streams)
 
+    @property
+    def reach(self) -> int:
+        """The tokens, prompt and output, to which the longest open request may grow."""
+        return max(self._reaches.values(), default=0)
+
     def open(self, max_model_len: int) -> None:
         self.max_model_len = max_model_len
         self.ready = True
+
+    def narrow(self, max_model_len: int) -> None:
+        """Admit nothing longer, until it is opened again."""
+        self.max_model_len = min(self.max_model_len, max_model_len)
 
     def close(self, why: str) -> None:
         """Admit nothing more; what runs goes on."""
@@ -63,6 +73,8 @@ class DeploymentFrontend:
         queue: asyncio.Queue[TokensOut | DeploymentGone] = asyncio.Queue()
         stream = TextStream(self.tokenizer, params)
         self._streams[request] = queue
+        most = self.max_model_len if params.max_tokens is None else len(prompt) + params.max_tokens
+        self._reaches[request] = min(most, self.max_model_len)
         self._send(Generate(request, prompt, params))
         finished = False
         try:
@@ -79,7 +91,7 @@ class DeploymentFrontend:
                     finished = True
                 yield delta
         finally:
-            del self._streams[request]
+            del self._streams[request], self._reaches[request]
             if not finished:
                 self._send(Abort(request))
 

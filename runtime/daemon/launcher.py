@@ -188,6 +188,11 @@ class RankGroup:
         return min(1.0, sum(status.loaded for status in self.board.ranks) / to_load)
 
     @property
+    def steps(self) -> int:
+        """All that its ranks have done."""
+        return sum(status.steps for status in self.board.ranks)
+
+    @property
     def dead(self) -> bool:
         """No rank lives, and none will be born."""
         return self._deaf or all(process.status is not None for process in self._processes)

@@ -40,6 +40,10 @@ class Reports:
         severity = {"FAILED": "error", "RESTARTING": "warning"}.get(state, "info")
         self.event(generation, severity, "state", f"{state}{': ' + reason if reason else ''}")
 
+    def adopt(self, spec: DeploymentSpec, placement: Placement) -> None:
+        """From now on it is told of these."""
+        self._spec, self._placement = spec, placement
+
     def chosen(self, generation: int) -> None:
         """What the launcher settled of what the operator left open."""
         self.event(generation, "info", "launch", f"{self._spec.layout}: {self._placement}")

@@ -30,6 +30,7 @@ class Engine:
         self._max_queue = max_queue
         self._max_model_len = 0
         self._waiting: deque[Sequence] = deque()
+        self._behind: set[Sequence] = set()  # begun on an earlier generation, without a token of this one yet
         self._sequences: dict[str, Sequence] = {}
         self._lane_of: dict[str, tuple[int, Lane]] = {}
         self._replicas: list[Scheduler] = []
@@ -49,6 +50,11 @@ class Engine:
         """Whether a step is out with the ranks."""
         return any(replica.in_flight for replica in self._replicas)
 
+    @property
+    def replayed(self) -> bool:
+        """Whether those who outlived their ranks go on. One that waits for room is not behind: it waits as any other does."""
+        return not any(sequence.row >= 0 for sequence in self._behind)
+
     def attach(self, bind: Bind, attach: Attach) -> list[TokensOut]:
         """Schedule onto a new generation of ranks. Ends the requests that came before it and do not fit its context."""
         layout = Layout(**bind.layout)
@@ -64,6 +70,7 @@ class Engine:
         self.generation = attach.generation
         self._max_model_len = attach.max_model_len
         self._eos = limits.eos
+        self._behind = {sequence for sequence in self._waiting if sequence.scheduled_ns is not None}
         self._replicas = [
             Scheduler(
                 [Lane(BlockPool(attach.kv_blocks, bind.block_size, bind.prefix_caching), limits) for _ in range(layout.ep)],
@@ -179,6 +186,7 @@ class Engine:
             if sequence.gone:
                 continue
             sequence.tokens.append(token)
+            self._behind.discard(sequence)
             if sequence.first_token_ns is None:
                 sequence.first_token_ns = time.perf_counter_ns()
                 self._prompt_tokens[result.replica] += sequence.prompt_tokens
@@ -195,6 +203,7 @@ class Engine:
 
     def _end(self, sequence: Sequence, reason: str) -> None:
         sequence.gone = True
+        self._behind.discard(sequence)
         del self._sequences[sequence.request]
         replica = self._lane_of.pop(sequence.request, (0, None))[0]
         if self._finished:

@@ -16,8 +16,7 @@ class EngineConfig(Struct, frozen=True):
 
 
 class Attach(Struct, frozen=True, tag="attach"):
-    """A generation of ranks is READY: schedule onto it. The engine binds `plans[i]` (a PUSH to rank i) and `results` (a PULL)
-    before ranks start, on `Bind`."""
+    """A generation of ranks is READY: schedule onto it."""
 
     generation: int
     kv_blocks: int
@@ -25,7 +24,10 @@ class Attach(Struct, frozen=True, tag="attach"):
 
 
 class Bind(Struct, frozen=True, tag="bind"):
-    """Open the sockets of the next generation; ranks connect to them. Answered by `Bound`."""
+    """Open the sockets of the next generation: bind `results` (a PULL), connect a PUSH to each of `plans`, which ranks will bind.
+
+    Answered by `Bound`.
+    """
 
     generation: int
     layout: dict[str, int]
@@ -37,6 +39,12 @@ class Bind(Struct, frozen=True, tag="bind"):
     slots: int  # micro-batches in flight
     prefix_caching: bool
     eos_token_ids: list[int]
+
+
+class Pause(Struct, frozen=True, tag="pause"):
+    """Plan nothing more. Answered by `Paused` once no step is out with the ranks; ended by `Detach` or `Stop`."""
+
+    generation: int
 
 
 class Detach(Struct, frozen=True, tag="detach"):
@@ -56,5 +64,18 @@ class Bound(Struct, frozen=True, tag="bound"):
     generation: int
 
 
+class Paused(Struct, frozen=True, tag="paused"):
+    generation: int
+
+
+class Replayed(Struct, frozen=True, tag="replayed"):
+    """The generation serves: what outlived the one before is computed again, as far as there is room for it at once."""
+
+    generation: int
+
+
 class Drained(Struct, frozen=True, tag="drained"):
     pass
+
+
+FromEngine = Bound | Paused | Replayed | Drained  # beside `runtime.protocol.Outputs`

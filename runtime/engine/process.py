@@ -15,7 +15,7 @@ import zmq
 
 from runtime import child
 from runtime.engine.core import Engine
-from runtime.engine.messages import Attach, Bind, Bound, Detach, Drained, EngineConfig, Stop
+from runtime.engine.messages import Attach, Bind, Bound, Detach, Drained, EngineConfig, Pause, Paused, Replayed, Stop
 from runtime.engine.ranks import RankSockets
 from runtime.protocol import FINISH_ABORT, Abort, Generate, Outputs, TokensOut
 from telemetry.emitter import Emitter
@@ -23,7 +23,7 @@ from telemetry.records import Record
 
 RECORDS_S = 0.25
 
-Inbound = Generate | Abort | Bind | Attach | Detach | Stop
+Inbound = Generate | Abort | Bind | Attach | Pause | Detach | Stop
 
 _decode = msgspec.msgpack.Decoder(Inbound).decode
 _encode = msgspec.msgpack.Encoder().encode
@@ -44,15 +44,18 @@ class EngineProcess:
         self._ranks: RankSockets | None = None
         self._bind: Bind | None = None
         self._attached = False
+        self._paused = False
+        self._owed: Paused | Replayed | None = None  # the news that the supervisor waits for
         self._stopping = False
         self._reported = 0.0
 
     def run(self) -> None:
         """Until told to stop."""
         while not (self._stopping and not self._engine.busy and not self._engine.in_flight):
-            if self._ranks is not None and self._attached:
+            if self._ranks is not None and self._attached and not self._paused:
                 for replica, plan in self._engine.plans():
                     self._ranks.send(replica, plan)
+            self._pay()
             self._report()
             events = dict(self._poller.poll(int(RECORDS_S * 1000)))
             if self._ranks is not None and self._ranks.results in events:
@@ -65,6 +68,13 @@ class EngineProcess:
         self._control.send(_encode(Drained()))
         self._emitter.close()
         self._context.destroy(linger=1000)
+
+    def _pay(self) -> None:
+        """Tell what was asked for, once it has come to pass."""
+        rested = isinstance(self._owed, Paused) and not self._engine.in_flight
+        if rested or (isinstance(self._owed, Replayed) and self._engine.replayed):
+            self._control.send(_encode(self._owed))
+            self._owed = None
 
     def _take_results(self) -> None:
         assert self._ranks is not None
@@ -103,12 +113,18 @@ class EngineProcess:
                 if self._bind is not None and self._bind.generation == message.generation:
                     self._tell(self._engine.attach(self._bind, message))
                     self._attached = True
+                    self._owed = Replayed(message.generation)
+            case Pause():
+                self._paused = True
+                self._owed = Paused(message.generation)
             case Detach():
-                self._attached = False
+                self._attached = self._paused = False
+                self._owed = None
                 self._close_ranks()
                 self._tell(self._engine.detach(message.error))
             case Stop():
                 self._stopping = True
+                self._paused = False
                 if message.now or not self._attached:
                     self._tell(self._engine.end_all(FINISH_ABORT, "the deployment was stopped"))
                     self._engine.detach()

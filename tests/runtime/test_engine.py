@@ -172,6 +172,29 @@ def test_a_request_that_the_next_generation_cannot_hold_ends() -> None:
     world.check_nothing_leaked()
 
 
+def test_replayed_is_who_has_room_again() -> None:
+    world = World(random.Random(0))
+    world.attach(Layout(), MAX_MODEL_LEN, 20)
+    assert world.engine.replayed
+    for name in ("first", "second"):
+        world.add(name, [1] * 6, SamplingParams(max_tokens=12, ignore_eos=True))
+    while not all(world.tokens.values()):
+        world.pump()
+        world.deliver()
+    world.engine.detach()
+    world.attach(Layout(), MAX_MODEL_LEN, 20, max_num_seqs=1)
+    world.pump()
+    assert not world.engine.replayed
+    had = len(world.tokens["first"])
+    while not world.engine.replayed:
+        world.pump()
+        world.deliver()
+    assert len(world.tokens["first"]) == had + 1  # and the second waits for its row, as any new one would
+    assert "first" not in world.ends
+    world.run()
+    assert [len(tokens) for tokens in world.tokens.values()] == [12, 12]
+
+
 @pytest.mark.parametrize("prompt", [[], [1] * MAX_MODEL_LEN, [1] * 1000])
 def test_an_impossible_prompt_is_refused_at_once(prompt: list[int]) -> None:
     world = World(random.Random(0))

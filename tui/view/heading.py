@@ -16,6 +16,7 @@ _STATES = {  # glyph, role
     "READY": ("●", "good"),
     "STARTING": ("◌", "warn"),
     "RESTARTING": ("◌", "warn"),
+    "RECONFIGURING": ("◐", "warn"),
     "DRAINING": ("○", "warn"),
     "FAILED": ("×", "bad"),
     "DEAD": ("×", "bad"),  # this and the next are a rank's own

@@ -56,6 +56,8 @@ def _state(deployment: DeploymentView) -> Verdict | None:
     doing = deployment.phase or "starting"
     if deployment.progress is not None:
         doing += f" {percent(100 * deployment.progress)}"
+    if deployment.state == "RECONFIGURING":
+        return Verdict("warn", f"reconfiguring, requests wait: {doing}", deployment.reason)
     if deployment.state == "RESTARTING" or deployment.generation > 1:
         return Verdict("warn", f"launch {deployment.generation}: {doing}", deployment.reason)
     return Verdict("info", doing, deployment.reason)
