@@ -44,6 +44,7 @@ def main(config: RankConfig) -> None:
     stage = _load(config, shape, mesh, status)
     executor = _with_cache(config, mesh, stage, status)
     status.loaded_ns = time.perf_counter_ns()
+    _keep_freed_memory()
     status.phase = Phase.WARMING
     commit(status)
     _warm_up(executor, config.max_num_batched_tokens)
@@ -59,10 +60,16 @@ def _settle_in(config: RankConfig) -> None:
     torch.set_num_threads(config.threads)
     if config.device.startswith("cuda"):
         torch.cuda.set_device(torch.device(config.device))
-    libc = ctypes.CDLL(None)
     # a wait of 50 us must not become one of 100: the kernel may round a sleep up by its slack, 50 us unless told
-    libc.prctl(_PR_SET_TIMERSLACK, 1000, 0, 0, 0)
-    # activations of some megabytes come and go in every layer: kept, they cost no page faults
+    ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1000, 0, 0, 0)
+
+
+def _keep_freed_memory() -> None:
+    """Activations of some megabytes come and go in every layer: kept, they cost no page faults.
+
+    Not while loading: its leavings would stay.
+    """
+    libc = ctypes.CDLL(None)
     libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
     libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
