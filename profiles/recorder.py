@@ -1,0 +1,99 @@
+"""Records a deployment beside a running hub, in a thread: a slow disk holds up neither telemetry nor tokens."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from msgspec import Struct
+
+from profiles.provenance import Provenance
+from profiles.recording import Policy, Recording
+from telemetry.hub import Delta, Hub
+
+TICK_S = 0.25
+HELD = 20_000  # envelopes that wait for a slow disk; beyond, some are lost, and replay as lost
+
+OnEnd = Callable[["RecordingReport"], None]
+
+
+class RecordingReport(Struct, frozen=True):
+    """How a recording ended. `error`: why it ended by itself; then `unfinished` is what is left of the last file."""
+
+    deployment: str
+    files: list[str]
+    messages: int
+    bytes: int
+    seconds: float
+    dropped: int  # envelopes that a slow disk had no time for
+    error: str = ""
+    unfinished: str = ""
+
+
+class Recorder:
+    """Begins when made, on the hub's event loop; ends with `stop`, or by itself when the disk fails, and then says so."""
+
+    def __init__(self, hub: Hub, path: Path, provenance: Provenance, on_end: OnEnd, policy: Policy | None = None) -> None:
+        """`on_end` is called once, from the recorder's thread. Raises OSError when the file cannot be begun."""
+        self.deployment = provenance.deployment
+        self.path = path
+        self._on_end = on_end
+        self._began_s = time.monotonic()
+        self._dropped = 0
+        self._queue: queue.Queue[Delta] = queue.Queue(HELD)
+        self._stopping = threading.Event()
+        self._recording = Recording(path, provenance, hub.keyframe(), policy)
+        self._unsubscribe = hub.subscribe(self._take)
+        self._thread = threading.Thread(target=self._run, name=f"record {self.deployment}", daemon=True)
+        self._thread.start()
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return time.monotonic() - self._began_s
+
+    def stop(self) -> None:
+        """Take nothing more, write what came, finish. Returns at once: `on_end` tells of the end. On the hub's loop."""
+        self._unsubscribe()
+        self._stopping.set()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait until it has ended, at most so long."""
+        self._thread.join(timeout_s)
+
+    def _take(self, delta: Delta) -> None:
+        if delta.envelope.deployment != self.deployment or self._stopping.is_set():
+            return
+        try:
+            self._queue.put_nowait(delta)
+        except queue.Full:
+            self._dropped += 1
+
+    def _run(self) -> None:
+        error = ""
+        try:
+            self._record()
+            self._recording.finish()
+        except Exception as failure:  # whatever it is, the daemon serves on, and says it
+            self._stopping.set()
+            self._recording.abandon()
+            error = getattr(failure, "strerror", None) or f"{type(failure).__name__}: {failure}"
+        done = self._recording
+        files, unfinished = [str(path) for path in done.files], str(done.writing) if error else ""
+        self._on_end(
+            RecordingReport(self.deployment, files, done.messages, done.bytes, self.seconds, self._dropped, error, unfinished)
+        )
+
+    def _record(self) -> None:
+        while True:
+            try:
+                delta = self._queue.get(timeout=TICK_S)
+            except queue.Empty:
+                if self._stopping.is_set():
+                    return
+            else:
+                self._recording.add(delta.arrived_ns, delta.envelope, delta.raw)
+            self._recording.tick(time.perf_counter_ns())

@@ -1,0 +1,3 @@
+from profile_runs import run_file
+
+__all__ = ["run_file"]
