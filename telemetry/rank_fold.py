@@ -8,7 +8,7 @@ from itertools import dropwhile
 from msgspec import Struct
 
 from telemetry.formulas import percentile
-from telemetry.records import DeviceRecord, RankInfo, RankMemory, StepRecord
+from telemetry.records import AxisTime, DeviceRecord, RankInfo, RankMemory, StepRecord
 from telemetry.series import SECOND, Seconds, SecondsState, WorkTimeline
 from telemetry.snapshot import AxisView, MemoryView, RankView
 
@@ -26,6 +26,7 @@ _TIMES = (
     "gap",
     "tokens",
 )  # the columns of a rank's seconds
+_NO_CALLS = AxisTime()
 _NO_DEVICE = DeviceRecord(rank=0, generation=0, time_ns=0)
 
 
@@ -37,8 +38,8 @@ class RankState(Struct, frozen=True, array_like=True):
     fault: str | None
     last: StepRecord | None
     steps: int
+    axes: list[str]
     times: SecondsState
-    axes: dict[str, SecondsState]
     experts: SecondsState
     walls: list[tuple[int, int]]
 
@@ -52,8 +53,8 @@ class RankFold:
         self.fault: str | None = None  # "DEAD", "STALLED": what an event said of it since its last step
         self._last: StepRecord | None = None
         self._steps = 0
-        self._times = Seconds(shown=_TIMES.index("busy"))
-        self._axes: dict[str, Seconds] = {}  # columns: the fields of AxisTime
+        self._axes: list[str] = []  # in the order in which they came
+        self._times = Seconds(shown=_TIMES.index("busy"))  # columns: _TIMES, then the fields of AxisTime for each axis
         self._experts = Seconds()  # a column an expert
         self._walls: deque[tuple[int, int]] = deque(maxlen=MAX_STEPS)  # (end, wall) ns
 
@@ -68,11 +69,12 @@ class RankFold:
                     self._times.spread(begin, until, (0, 0, until - begin, until - begin))
         wall, tokens = record.wall_ns, record.prefill_tokens + record.decode_tokens
         wait, compute = record.recv_wait_ns, record.compute_ns
-        self._times.spread(start, end, (1, wall, wall, wait, compute + transfer, compute, wait, record.gap_ns, tokens))
-        for name, axis in record.axes.items():
-            if name in self._axes or len(self._axes) < MAX_AXES:
-                seconds = self._axes.setdefault(name, Seconds())
-                seconds.spread(start, end, (axis.calls, axis.bytes, axis.wait_ns, axis.transfer_ns))
+        amounts = [1, wall, wall, wait, compute + transfer, compute, wait, record.gap_ns, tokens]
+        self._axes += [name for name in record.axes if name not in self._axes][: MAX_AXES - len(self._axes)]
+        for name in self._axes:
+            axis = record.axes.get(name, _NO_CALLS)
+            amounts += (axis.calls, axis.bytes, axis.wait_ns, axis.transfer_ns)
+        self._times.spread(start, end, amounts)
         if record.expert_tokens:
             self._experts.spread(start, end, record.expert_tokens)
         self._walls.append((end, record.wall_ns))
@@ -83,7 +85,8 @@ class RankFold:
 
     def view(self, info: RankInfo, state: str, work: WorkTimeline, lost: int, now_ns: int, window_ns: int) -> RankView:
         """The rank at `now_ns`."""
-        times = dict(zip(_TIMES, self._times.total(now_ns, window_ns), strict=False))
+        total = self._times.total(now_ns, window_ns)
+        times = dict(zip(_TIMES, total, strict=False))
         steps = times.get("steps", 0.0)
         last_end = None if self._last is None else self._last.start_ns + self._last.wall_ns
         since = work.pieces(max(now_ns - window_ns, last_end or 0), now_ns)
@@ -106,7 +109,7 @@ class RankFold:
             compute_ms=per_step_ms("compute"),
             recv_wait_ms=per_step_ms("recv_wait"),
             gap_ms=per_step_ms("gap"),
-            axes=self._axis_views(now_ns, window_ns, steps),
+            axes=self._axis_views(total, steps),
             tokens_per_s=None if self._last is None else times.get("tokens", 0.0) / self._times.span_s(now_ns, window_ns),
             memory=self._memory_view(),
             cpu_percent=device.cpu_percent,
@@ -119,17 +122,15 @@ class RankFold:
             age_s=None if last_end is None else max(0, now_ns - last_end) / SECOND,
         )
 
-    def _axis_views(self, now_ns: int, window_ns: int, steps: float) -> dict[str, AxisView]:
-        if steps <= 0:
-            return {}
-        sums = {name: seconds.total(now_ns, window_ns) for name, seconds in sorted(self._axes.items())}
-        return {
-            name: AxisView(
-                calls=calls / steps, bytes=size / steps, wait_ms=wait / steps / 1e6, transfer_ms=transfer / steps / 1e6
-            )
-            for name, (calls, size, wait, transfer) in sums.items()
-            if sums[name]
-        }
+    def _axis_views(self, total: list[float], steps: float) -> dict[str, AxisView]:
+        views = {}
+        for place, name in enumerate(self._axes):
+            column = len(_TIMES) + 4 * place
+            sums = total[column : column + 4]
+            if steps > 0 and len(sums) == 4 and any(sums):
+                calls, size, wait, transfer = (amount / steps for amount in sums)
+                views[name] = AxisView(calls, size, wait / 1e6, transfer / 1e6)
+        return dict(sorted(views.items()))
 
     def _memory_view(self) -> MemoryView:
         """What the rank holds now is the newer of its last step's figure and the driver's or kernel's."""
@@ -152,23 +153,20 @@ class RankFold:
 
     def state(self, now_ns: int, window_ns: int) -> RankState:
         """All that views from `now` on can show of what came so far."""
-        axes = {name: seconds.state(now_ns, window_ns) for name, seconds in self._axes.items()}
         times, experts = self._times.state(now_ns, window_ns), self._experts.state(now_ns, window_ns)
         # not only the steps in the window but all from the first of them on: the oldest make room in the same order
         walls = list(dropwhile(lambda step: step[0] <= now_ns - window_ns, self._walls))
-        return RankState(self.memory, self.device, self.fault, self._last, self._steps, times, axes, experts, walls)
+        return RankState(self.memory, self.device, self.fault, self._last, self._steps, list(self._axes), times, experts, walls)
 
     def restore(self, state: RankState) -> None:
         """Become what `state` was taken of. Raises ValueError when it can be of no rank."""
         self.memory, self.device, self.fault = state.memory, state.device, state.fault
         self._last, self._steps = state.last, state.steps
+        if len(state.axes) > MAX_AXES or any(len(row) > len(_TIMES) + 4 * len(state.axes) for row in state.times.rows.values()):
+            raise ValueError("more columns than axes")
+        self._axes = list(state.axes)
         self._times.restore(state.times)
         self._experts.restore(state.experts)
-        for name, seconds in list(state.axes.items())[:MAX_AXES]:
-            if any(len(row) != 4 for row in seconds.rows.values()):
-                raise ValueError(f"amounts of axis '{name}' that are not four")
-            self._axes[name] = Seconds()
-            self._axes[name].restore(seconds)
         self._walls.extend(state.walls)
 
 
