@@ -1,0 +1,120 @@
+"""Devices and how they are wired. Rates are dense (vendors print them with sparsity) and links are one direction (ditto both)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from runtime.planner.names import PlanError, find, load
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One kind of device. A CPU rank is described the same way."""
+
+    name: str
+    memory: float  # bytes that the driver reports
+    bandwidth: float  # bytes a second
+    flops: Mapping[str, float] = field(hash=False)  # dense, a second, by type: "bf16", "fp8", "int8", "fp4", "fp32"
+    link: str  # "nvlink", "pcie" or what a file says
+    link_bandwidth: float  # bytes a second in one direction, all peers together
+    link_gpus: int  # devices that the fast link joins
+    node_gpus: int
+    network: float  # bytes a second in one direction a device, between nodes
+    measured_as: str  # whose measured efficiencies stand for it; empty: the mean of all
+    measured: Mapping[str, Any] = field(default_factory=dict, hash=False)  # its own, as parameters.json has them by device
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """So many devices of one kind."""
+
+    gpu: Gpu
+    gpus: int
+
+    @property
+    def nodes(self) -> int:
+        return -(-self.gpus // self.gpu.node_gpus)
+
+
+def named_gpus() -> list[str]:
+    return list(load("gpus"))
+
+
+def find_gpu(name: str, file: Path | None = None) -> Gpu:
+    """A GPU of the catalogue, of one's own file (same fields as data/gpus.json), or `local`: this machine's, by NVML.
+
+    Raises PlanError naming the nearest.
+    """
+    catalogue = dict(load("gpus"))
+    if file is not None:
+        try:
+            catalogue |= json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise PlanError(f"{file} cannot be read as a GPU file: {error}") from None
+    if name == "local":
+        name = local_gpu()
+    entry = find(name, {key: value.get("aliases", ()) for key, value in catalogue.items()}, "gpu")
+    return read_gpu(entry, catalogue[entry])
+
+
+def read_gpu(name: str, fields: Mapping[str, Any]) -> Gpu:
+    """A device from the fields of data/gpus.json: GiB, GB/s and TFLOPS. Raises PlanError naming the field at fault.
+
+    `measured` may hold the device's own tables, spelled as parameters.json spells them for one device: `matmul`
+    ({"bf16": [share of bandwidth, share of peak]}), `all_reduce_us` and `all_to_all_us` ({"2": [[bytes, us], ...]}).
+    """
+    try:
+        link = float(fields.get("link_gb_s", 32))
+        return Gpu(
+            name=name,
+            memory=float(fields["memory_gib"]) * GIB,
+            bandwidth=float(fields["bandwidth_gb_s"]) * 1e9,
+            flops={kind: float(rate) * 1e12 for kind, rate in fields["tflops"].items()},
+            link=str(fields.get("link", "pcie")),
+            link_bandwidth=link * 1e9,
+            link_gpus=int(fields.get("link_gpus", 8)),
+            node_gpus=int(fields.get("node_gpus", 8)),
+            network=float(fields.get("network_gb_s", 12.5)) * 1e9,
+            measured_as=str(fields.get("measured_as") or ""),
+            measured=dict(fields.get("measured") or {}),
+        )
+    except KeyError as error:
+        needed = "memory_gib, bandwidth_gb_s and tflops ({'bf16': ...})"
+        raise PlanError(f"gpu '{name}' lacks {error.args[0]}: it needs {needed}") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise PlanError(f"gpu '{name}': {error}") from None
+
+
+def local_gpu() -> str:
+    """The catalogue's word for this machine's first GPU. Raises PlanError when there is none."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        name = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0))
+    except pynvml.NVMLError as error:
+        raise PlanError(f"no GPU here ({error}); name one with --gpu: {', '.join(named_gpus())}") from None
+    found = catalogued(name if isinstance(name, str) else name.decode())
+    if found is None:
+        raise PlanError(f"this machine's GPU '{name}' is not in the catalogue; describe it with --gpu-file")
+    return found
+
+
+def catalogued(product: str) -> str | None:
+    """The entry for a product name as NVML prints it ("NVIDIA H100 80GB HBM3"); None when no entry's words are all in it."""
+    words = set(product.lower().replace("-", " ").split())
+    spelled = {key: key.replace("-", " ").split() for key in named_gpus()}
+    whole = [key for key, parts in spelled.items() if words >= set(parts)]
+    return max(whole, key=lambda key: len(spelled[key]), default=None)
+
+
+def over_pcie(gpu: Gpu) -> Gpu:
+    """The same device with PCIe 4 x16 in NVLink's place: what TP costs without NVLink (measured on L40S)."""
+    pcie = find_gpu("l40s")
+    return replace(gpu, link="pcie", link_bandwidth=pcie.link_bandwidth, link_gpus=gpu.node_gpus)

@@ -1,0 +1,185 @@
+"""Rows of measured service, as `published_measurements.csv` has them, read into what the planner can predict."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from runtime.planner.cost import Setup
+from runtime.planner.hardware import Cluster, find_gpu
+from runtime.planner.memory import precision
+from runtime.planner.models import find_model
+from runtime.planner.names import PlanError, load
+from runtime.planner.parameters import Scale, find_engine
+from runtime.planner.serving import Workload, predict
+from runtime.planner.sharding import Sharding
+
+COLUMNS = (
+    "source",
+    "model",
+    "gpu",
+    "n_gpus",
+    "tp",
+    "pp",
+    "ep",
+    "dp",
+    "precision",
+    "isl",
+    "osl",
+    "concurrency",
+    "metric",
+    "value",
+    "unit",
+)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One measured value, its deployment and its load. `metric`: "tpot_ms", "ttft_ms", "tokens_s", "tokens_s_gpu"."""
+
+    group: str
+    metric: str
+    value: float
+    setup: Setup
+    workload: Workload
+    line: int
+    model: str = ""
+    precision: str = ""
+
+    def predicted(self, scale: Scale | None = None) -> float:
+        setup = self.setup if scale is None else replace(self.setup, scale=scale)
+        found = predict(setup, self.workload)
+        answers = {"tpot_ms": found.tpot * 1e3, "ttft_ms": found.ttft * 1e3, "tokens_s": found.tokens_s}
+        return answers.get(self.metric, found.tokens_s_gpu)
+
+    @property
+    def question(self) -> tuple[object, ...]:
+        """What layouts compete under: everything but the layout."""
+        w = self.workload
+        return self.group, self.metric, self.model, self.setup.gpu.name, self.precision, w.isl, w.osl, w.concurrency, w.rate
+
+
+def read_measurements(path: Path) -> tuple[list[Measurement], dict[int, str]]:
+    """The rows of a CSV that can be predicted, and for every other line why not. Raises PlanError when it is no such file."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file)
+            missing = [column for column in COLUMNS if column not in (rows.fieldnames or ())]
+            if missing:
+                raise PlanError(f"{path} lacks the columns {', '.join(missing)}; it needs {', '.join(COLUMNS)}")
+            return read_rows(rows)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise PlanError(f"{path} cannot be read: {error}") from None
+
+
+def read_rows(rows: Iterable[Mapping[str, str]]) -> tuple[list[Measurement], dict[int, str]]:
+    found, skipped = [], {}
+    for line, row in enumerate(rows, start=2):
+        try:
+            found.append(read_row(row, line))
+        except PlanError as error:
+            skipped[line] = str(error)
+    return found, skipped
+
+
+def read_row(row: Mapping[str, str], line: int) -> Measurement:
+    """One row. Raises PlanError saying what of it cannot be predicted."""
+    metric = _metric(row["metric"], row["unit"])
+    model = find_model(row["model"])
+    gpu = find_gpu(row["gpu"])
+    source = row["source"]
+    engine = find_engine(_engine(source))
+    protocol = _protocol(row, model.name)
+    if "memory_share" in protocol:
+        engine = replace(engine, memory_share=protocol["memory_share"])
+    gpus = int(_number(row["n_gpus"], "n_gpus"))
+    sharding = _sharding(row, gpus, protocol)
+    isl, osl = _number(row["isl"], "isl"), _number(row["osl"], "osl")
+    native = model.quantisation == "fp8-block" and row["precision"] == "fp8"
+    weights = model.quantisation if native else row["precision"]
+    form = precision(model, weights, _cache(engine.kv, weights))
+    setup = Setup(model, sharding, Cluster(gpu, gpus), form, engine)
+    family = re.split(r" [(\[]", source)[0]
+    group = f"{family} {'MoE' if model.experts else 'dense'}"
+    workload = _workload(row["concurrency"], isl, osl, protocol)
+    return Measurement(group, metric, _number(row["value"], "value"), setup, workload, line, row["model"], row["precision"])
+
+
+def _protocol(row: Mapping[str, str], model: str) -> dict[str, Any]:
+    """What is published of how a source measured: everything in data/parameters.json whose conditions the row meets."""
+    found: dict[str, Any] = {}
+    for protocol in load("parameters")["protocols"].values():
+        if isinstance(protocol, str) or protocol["match"] not in row["source"]:
+            continue
+        if model not in protocol.get("models", [model]) or row["isl"] != str(protocol.get("isl", row["isl"])):
+            continue
+        if protocol.get("attention_dp_only") and row["dp"] in ("", "1"):
+            continue
+        if "tp_below" in protocol and int(row["tp"] or 1) >= protocol["tp_below"]:
+            continue
+        found = {**protocol, **found}  # the first that says something holds
+    return found
+
+
+def _metric(metric: str, unit: str) -> str:
+    name = metric.lower().removeprefix("mean ")
+    if unit == "ms" and name in ("tpot", "itl", "ttft"):
+        return "ttft_ms" if name == "ttft" else "tpot_ms"
+    if name.startswith("output tokens/s") and unit in ("tok/s (system)", "tok/s"):
+        return "tokens_s"
+    if name.startswith("output tokens/s") and unit == "tok/s/GPU":
+        return "tokens_s_gpu"
+    raise PlanError(f"{metric} in {unit} is not predicted")
+
+
+def _engine(source: str) -> str:
+    low = source.lower()
+    named = {"sglang": "sglang", "vllm": "vllm", "shardscope": "shardscope", "trt": "trtllm", "tensorrt": "trtllm"}
+    named |= {"mlperf": "trtllm", "nvidia": "trtllm"}
+    return next((engine for word, engine in named.items() if word in low), "vllm")
+
+
+def _cache(kv: str, weights: str) -> str:
+    """TensorRT-LLM's fp8 recipes quantise the cache too; 16-bit weights keep a 16-bit cache everywhere."""
+    return "same" if kv == "same" or weights in ("fp16", "bf16") else kv
+
+
+def _sharding(row: Mapping[str, str], gpus: int, protocol: Mapping[str, Any]) -> Sharding:
+    tp, pp, ep, dp = (int(_number(row[axis] or "1", axis)) for axis in ("tp", "pp", "ep", "dp"))
+    if protocol.get("attention_dp") and tp > 1:
+        return Sharding(tp=1, pp=pp, dp=dp, attention_dp=tp, ep=tp)
+    if gpus == tp * pp * dp:  # ranks counted as tp x dp, experts spread among them
+        return Sharding(tp, pp, 1, dp, ep) if ep > 1 else Sharding(tp, pp, dp)
+    if gpus == tp * pp * ep * dp:
+        return Sharding(tp, pp, dp, ep, ep)
+    raise PlanError(f"tp {tp} pp {pp} ep {ep} dp {dp} make no {gpus} GPUs")
+
+
+def _workload(load: str, isl: float, osl: float, protocol: Mapping[str, Any]) -> Workload:
+    ratio = protocol.get("length_ratio", 1.0)
+    work = Workload(
+        isl * ratio,
+        osl * ratio,
+        requests=protocol.get("requests", {}).get(f"{isl:.0f}/{osl:.0f}"),
+        wait_steps=protocol.get("wait_steps", 0.0),
+        max_batch=protocol.get("max_batch", float("inf")),
+        balanced=protocol.get("balanced", False),
+    )
+    if load.upper().startswith("QPS="):
+        return replace(work, rate=_number(load[4:], "concurrency"))
+    if re.match(r"max|offline|server|saturated|.*infinite", load):
+        return work
+    per_user = protocol.get("requests_a_user")
+    return replace(work, concurrency=_number(load, "concurrency"), burst=1 / per_user if per_user else 0.0)
+
+
+def _number(text: str, name: str) -> float:
+    """`128`, `~294` or `OpenOrca mean ~294`. Raises PlanError when the text ends in no number."""
+    found = re.search(r"(?:^|~)(\d+(?:\.\d+)?)$", text.strip())
+    if found is None:
+        raise PlanError(f"{name} '{text}' is not a number")
+    return float(found[1])

@@ -1,0 +1,170 @@
+"""What a rank's memory holds, part by part, and whether it fits: yes, tightly, or no with the smallest change that does."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+
+from runtime.planner.hardware import GIB, Cluster, Gpu
+from runtime.planner.models import Model
+from runtime.planner.names import load
+from runtime.planner.parameters import Engine, Format, curve, find_format, read_curve, scalar
+from runtime.planner.sharding import Sharding, broken_rules
+
+BF16_BYTES = 2
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Formats of weights and cache. `attention` differs from `weights` where a recipe quantises the experts alone."""
+
+    weights: Format
+    attention: Format
+    kv: Format
+
+
+@lru_cache(maxsize=256)
+def precision(model: Model, weights: str, kv: str) -> Precision:
+    """The formats of a model at `weights`; `kv` may be `same`: 8 bits when the weights are quantised."""
+    form, rule = find_format(weights), load("parameters")["quantised_parts"]
+    experts_only = form.name in rule["experts_only"] or model.family in rule["experts_only_families"]
+    attention = find_format("bf16") if experts_only and form.name in rule["for_formats"] else form
+    if kv == "same":
+        kv = "fp8" if form.bytes <= 1.01 else form.name
+    return Precision(form, attention, find_format(kv))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of the fullest rank, by part; `kv` is what is left for the cache."""
+
+    weights: float
+    activations: float
+    context: float  # driver, libraries, communicators, captured graphs
+    kv: float
+    kv_token: float  # bytes of one token on that rank
+    reserved: float  # of the device, not ours to fill
+    total: float
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that the cache of one attention group holds."""
+        return max(0, int(self.kv // self.kv_token)) if self.kv_token else 0
+
+    def parts(self) -> dict[str, float]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    word: str  # "fits", "tight", "no"
+    reason: str
+    change: str = ""  # the smallest that fits, when it does not
+
+
+def stage_weights(model: Model, sharding: Sharding, form: Precision, layers: int) -> float:
+    """Bytes of so many layers on one rank. Norms, biases and the router stay in 16 bits."""
+    s, weights = sharding, form.weights.bytes
+    moe = layers * model.moe_layers / model.layers
+    experts = -(-model.experts // s.ep) * model.expert(s.etp) if model.experts else 0
+    attention = layers * model.attention(s.tp) * form.attention.bytes
+    mlp = (layers - moe) * model.mlp(s.tp) * weights + moe * (experts + model.shared(s.tp)) * weights
+    return attention + mlp + (moe * model.router + layers * model.small / model.layers) * BF16_BYTES
+
+
+def rank_weights(model: Model, sharding: Sharding, form: Precision) -> float:
+    """Bytes of weights on the fullest rank: first stages have a layer more, the first an embedding, the last the head.
+
+    The vocabulary is padded to 64 t rows; a tied embedding is stored twice when the stages that need it differ.
+    """
+    s = sharding
+    vocab = -(-model.vocab // (64 * s.tp)) * 64 * model.hidden * BF16_BYTES
+    most, fewest = -(-model.layers // s.pp), model.layers // s.pp
+    if s.pp == 1:
+        return stage_weights(model, s, form, most) + vocab * (1 if model.tied else 2)
+    return vocab + max(stage_weights(model, s, form, most), stage_weights(model, s, form, fewest))
+
+
+def rank_memory(model: Model, sharding: Sharding, gpu: Gpu, form: Precision, engine: Engine) -> Memory:
+    """The fullest rank's memory. KV capacity = share x total - weights - activations (vLLM, ours), or share x (what those
+    leave) (TensorRT-LLM). A stage holds the cache of every request in flight, for its own layers."""
+    s = sharding
+    weights = rank_weights(model, s, form)
+    tokens = engine.max_batched_tokens
+    coefficient = read_curve(curve("activation_by_tp"), s.tp) * (scalar("activation_moe") if model.experts else 1)
+    logits = engine.max_batched_tokens // 8 * model.vocab * 4 / s.tp
+    activations = max(scalar("activation_floor_gib") * GIB, tokens * model.hidden * coefficient * BF16_BYTES) + logits
+    if s.attention_dp > 1:
+        activations += tokens * model.experts_per_token * model.hidden * form.weights.activation_bytes
+    context = scalar("cuda_context_gib") + scalar("graphs_gib") + (scalar("nccl_gib") if s.replica_ranks > 1 else 0)
+    context *= GIB
+    taken = weights + activations + context
+    if engine.share_of == "total":
+        kv = engine.memory_share * gpu.memory - taken
+    else:
+        kv = engine.memory_share * (gpu.memory - taken)
+    layers = -(-model.layers // s.pp)
+    kv_token = layers * model.kv_elements(s.tp) * form.kv.bytes
+    return Memory(weights, activations, context, max(0.0, kv), kv_token, gpu.memory - taken - max(0.0, kv), gpu.memory)
+
+
+def sequences(model: Model, memory: Memory, engine: Engine, isl: float, osl: float) -> float:
+    """Requests that one attention group can hold at once: by input and output reserved, or by the mean they grow to.
+
+    Windowed layers keep only their window.
+    """
+    tokens = isl + (osl if engine.reserve == "full" else osl / 2)
+    kept = model.remembered(tokens) / tokens if tokens else 1.0
+    return memory.kv / (memory.kv_token * max(1.0, tokens) * kept)
+
+
+def verdict(
+    model: Model, sharding: Sharding, cluster: Cluster, form: Precision, engine: Engine, isl: int, osl: int, wanted: float
+) -> Verdict:
+    """Does it fit? *tight* when it runs but holds fewer requests than wanted, or leaves the device nearly full."""
+    memory = rank_memory(model, sharding, cluster.gpu, form, engine)
+    holds = sequences(model, memory, engine, isl, osl)
+    longest = memory.kv_tokens
+    if longest < min(isl + osl, model.max_position):
+        taken = memory.weights + memory.activations + memory.context
+        short = f"weights {memory.weights / GIB:.1f} + work space {(taken - memory.weights) / GIB:.1f} of {memory.total / GIB:.1f} GiB"
+        reason = f"{short} leave {longest:,} tokens of cache; one request needs {isl + osl:,}"
+        return Verdict("no", reason, smallest_change(model, sharding, cluster, form, engine, isl, osl))
+    group = wanted / sharding.dp / sharding.attention_dp
+    if holds < group:
+        return Verdict("tight", f"the cache holds {holds:.0f} of {group:.0f} requests at once; the others wait")
+    if memory.kv < scalar("tight_headroom") * memory.total:
+        return Verdict("tight", f"only {memory.kv / GIB:.1f} GiB are left for the cache")
+    return Verdict("fits", f"cache for {holds:.0f} requests of {isl + osl:,} tokens")
+
+
+def smallest_change(
+    model: Model, sharding: Sharding, cluster: Cluster, form: Precision, engine: Engine, isl: int, osl: int
+) -> str:
+    """The first change, in order of what it costs, under which one request fits: cache format, replicas, weight format, GPUs."""
+
+    def fits(candidate: Sharding, weights: str, kv: str) -> bool:
+        if broken_rules(candidate, model, find_format(weights)):
+            return False
+        changed = rank_memory(model, candidate, cluster.gpu, precision(model, weights, kv), engine)
+        return changed.kv_tokens >= isl + osl
+
+    now, kv = form.weights.name, form.kv.name
+    if kv != "fp8" and fits(sharding, now, "fp8"):
+        return "an fp8 cache"
+    for factor in (2, 4, 8, 16, 32, 64):
+        for axis in ("tp", "pp"):
+            if sharding.dp % factor == 0:
+                wider = replace(sharding, **{axis: getattr(sharding, axis) * factor, "dp": sharding.dp // factor})
+                wider = replace(wider, ep=wider.stage_ranks) if sharding.ep == sharding.stage_ranks > 1 else wider
+                if fits(wider, now, kv):
+                    return f"{wider} on the same {cluster.gpus} GPUs"
+    for smaller in ("fp8", "int4"):
+        if find_format(smaller).bytes < form.weights.bytes and fits(sharding, smaller, kv):
+            return f"{smaller} weights"
+    for factor in (2, 4, 8, 16, 32, 64):
+        for axis in ("tp", "pp"):
+            wider = replace(sharding, **{axis: getattr(sharding, axis) * factor})
+            if fits(wider, now, kv):
+                return f"{wider} on {wider.ranks} GPUs"
+    return "a GPU with more memory"

@@ -1,0 +1,222 @@
+"""Steps become service: what a user waits for and what the devices yield, at a load. Times are seconds.
+
+Continuous batching: in a steady state every step continues `n` requests and, n / OSL times, begins one. A prompt's work rides
+in the same step, so it costs the difference that its tokens make: TPOT = T(n) + (n-1)/OSL D, tokens/s = n / (T(n) + n/OSL D).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from runtime.planner.cost import Setup, Terms, bytes_per_token, pass_terms, slowest_stage
+from runtime.planner.memory import Memory, rank_memory, sequences
+from runtime.planner.parameters import scalar
+from runtime.planner.sharding import Sharding
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is asked of a deployment. Neither concurrency nor rate: as much as the cache holds."""
+
+    isl: float
+    osl: float
+    concurrency: float | None = None  # requests in flight, over all replicas
+    rate: float | None = None  # requests a second, over all replicas
+    requests: float | None = None  # of the whole run; None: without end
+    burst: float = 0.0  # share of the requests that arrive all at once, when a closed loop begins
+    wait_steps: float = 0.0  # that the engine holds a prompt back to fill its batch
+    max_batch: float = float("inf")  # requests in a replica's step
+    balanced: bool = False  # attention groups begin their prompts together
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One layout under one load. `tpot` leaves the first token out: (E2E - TTFT) / (OSL - 1); `tpot_e2e` is E2E / OSL."""
+
+    setup: Setup
+    workload: Workload
+    ttft: float
+    tpot: float
+    tpot_e2e: float
+    tokens_s: float
+    batch: float  # requests in flight, over all replicas
+    waiting: float  # requests that wait for room in the cache
+    step: Terms  # one decode step of a token, its prompts' share left out
+    prompt: Terms  # one prompt's pass
+    bubble: float  # share of time that a stage stands idle
+    memory: Memory
+
+    @property
+    def sharding(self) -> Sharding:
+        return self.setup.sharding
+
+    @property
+    def tokens_s_gpu(self) -> float:
+        return self.tokens_s / self.sharding.ranks
+
+    @property
+    def tokens_s_user(self) -> float:
+        return 1 / self.tpot
+
+    @property
+    def limit(self) -> str:
+        """The term that limits a step."""
+        return self.step.limit
+
+    @property
+    def bytes_per_token(self) -> dict[str, float]:
+        return bytes_per_token(self.setup)
+
+
+def predict(setup: Setup, workload: Workload) -> Prediction:
+    """The layout's service under the workload. A rate becomes the concurrency that Little's law gives it."""
+    memory = rank_memory(setup.model, setup.sharding, setup.gpu, setup.form, setup.engine)
+    groups = setup.sharding.dp * setup.sharding.attention_dp
+    room = sequences(setup.model, memory, setup.engine, workload.isl, workload.osl) * groups
+    room = max(1.0, min(room, workload.max_batch * setup.sharding.dp))
+    if workload.rate is not None:
+        return _open_loop(setup, workload, memory, room)
+    wanted = room if workload.concurrency is None else workload.concurrency
+    if workload.requests is not None:
+        wanted = min(wanted, workload.requests)
+    return _closed_loop(setup, workload, memory, wanted, room)
+
+
+@dataclass(frozen=True)
+class _Cycle:
+    """A replica in steady state with `n` requests."""
+
+    n: float
+    decode: float  # a token's share of a round without prompts
+    prompts: float  # what the prompts begun in a round add to it
+    step: Terms
+    bubble: float
+    group: float  # requests of one attention group in one micro-batch
+    context: float
+
+    @property
+    def round(self) -> float:
+        return self.decode + self.prompts
+
+
+def _cycle(setup: Setup, workload: Workload, n: float) -> _Cycle:
+    """One round: every micro-batch passes every stage once. With p stages it takes max(a whole pass, m slowest stages)."""
+    s, context = setup.sharding, workload.isl + workload.osl / 2
+    batches = max(1.0, min(s.pp, n))
+    group = max(1.0, n / batches / s.attention_dp)
+    stage = slowest_stage(setup, group, context)
+    whole = pass_terms(setup, group, context)
+    # prompt tokens of a mean step come as whole prompts, several together when many begin, in chunks when one is too long
+    tokens = group * workload.isl / workload.osl
+    chunk = min(max(tokens, workload.isl), max(setup.engine.max_batched_tokens - group, 256.0))
+    carrying = tokens / chunk  # share of micro-batches with a prompt on board
+    # groups and stages step together, so one with a prompt holds up the rest: a round is late if any of them has one
+    groups = 1 if workload.balanced else s.attention_dp
+    late = 1 - (1 - carrying) ** (batches * groups) if carrying < 1 else carrying
+    share = carrying / (1 - (1 - carrying) ** groups) if carrying < 1 else 1.0
+    longer = slowest_stage(setup, group, context, chunk, workload.isl / 2, share).total - stage.total
+    prompts = batches * longer * late
+    decode = max(whole.total, batches * stage.total)
+    busy = batches * (whole.total / s.pp + carrying * longer)
+    return _Cycle(n, decode, prompts, whole, max(0.0, 1 - busy / (decode + prompts)) if s.pp > 1 else 0.0, group, context)
+
+
+def _closed_loop(setup: Setup, workload: Workload, memory: Memory, wanted: float, room: float) -> Prediction:
+    s = setup.sharding
+    active = min(wanted, room)
+    replicas = min(s.dp, max(1.0, active))
+    cycle = _cycle(setup, workload, active / replicas)
+    prompt, service = _prompt_pass(setup, workload, cycle)
+    tpot = cycle.decode + cycle.prompts * max(0.0, 1 - 1 / cycle.n)
+    ttft = service + _queue(setup, workload, cycle) * setup.scale.queue
+    residence = ttft + (workload.osl - 1) * tpot
+    waiting = max(0.0, wanted - room)
+    ttft += residence * waiting / active
+    tokens_s = _yield(setup, workload, cycle, replicas)
+    return Prediction(
+        setup=setup,
+        workload=workload,
+        ttft=ttft,
+        tpot=tpot,
+        tpot_e2e=(ttft + (workload.osl - 1) * tpot) / workload.osl,
+        tokens_s=tokens_s,
+        batch=active,
+        waiting=waiting,
+        step=cycle.step,
+        prompt=prompt,
+        bubble=cycle.bubble,
+        memory=memory,
+    )
+
+
+def _yield(setup: Setup, workload: Workload, cycle: _Cycle, replicas: float) -> float:
+    """Output tokens a second. A run of finite length goes in waves as large as the cache, the last one smaller."""
+    steady = replicas * cycle.n / cycle.round
+    if workload.requests is None:
+        return steady
+    each = workload.requests / replicas
+    whole, rest = divmod(each, cycle.n)
+    time = whole * cycle.round + (_cycle(setup, workload, rest).round if rest >= 1 else 0.0)
+    return replicas * each / time if time else steady
+
+
+def _prompt_pass(setup: Setup, workload: Workload, cycle: _Cycle) -> tuple[Terms, float]:
+    """One prompt's pass through all stages beside the running decodes, and its time: ISL / C chunks when it is long.
+
+    No graph captures such a step, so it takes at least as long as a CPU needs to launch its kernels.
+    """
+    decodes = cycle.group if cycle.n > 1 else 0.0
+    chunk = min(workload.isl, max(setup.engine.max_batched_tokens - cycle.group, 256.0))
+    chunks = max(1.0, workload.isl / chunk)
+    terms = pass_terms(setup, decodes, cycle.context, chunk, workload.isl / 2)
+    dispatch = scalar("prompt_dispatch_ms") * 1e-3 * setup.model.layers * setup.scale.queue
+    return terms, chunks * max(terms.total, dispatch)
+
+
+def _queue(setup: Setup, workload: Workload, cycle: _Cycle) -> float:
+    """What a prompt waits in the mean: half the step under way, then the prompts before it (M/D/1).
+
+    A burst of n prompts goes in batches of K = C / ISL: each waits for its own batch and those before it, (n + K) / 2 prompts.
+    """
+    if cycle.n <= 1:
+        return 0.0
+    each = cycle.prompts * workload.osl / cycle.n  # of one prompt on the bottleneck
+    busy = min(0.95, cycle.prompts / cycle.round)
+    before = min(busy * each / 2 / (1 - busy), (cycle.n - 1) / 2 * each)
+    together = setup.engine.max_batched_tokens / workload.isl
+    burst = each * (cycle.n if cycle.n <= together else (cycle.n + together) / 2)
+    steady = cycle.decode / 2 + before
+    return workload.burst * max(0.0, burst - each) + (1 - workload.burst) * steady + workload.wait_steps * cycle.decode
+
+
+def _open_loop(setup: Setup, workload: Workload, memory: Memory, room: float) -> Prediction:
+    """Concurrency = rate x residence, found by bisection: residence grows with concurrency. Beyond the room the queue grows."""
+    low, high = 0.0, room
+    rate = workload.rate or 0.0
+    steady = replace(workload, rate=None)
+    found = _closed_loop(setup, steady, memory, room, room)
+    if rate * (found.ttft + (workload.osl - 1) * found.tpot) >= room:
+        return replace(found, workload=workload, ttft=float("inf"), waiting=float("inf"))
+    for _ in range(24):
+        middle = (low + high) / 2
+        found = _closed_loop(setup, steady, memory, max(middle, 1e-3), room)
+        if rate * (found.ttft + (workload.osl - 1) * found.tpot) > middle:
+            low = middle
+        else:
+            high = middle
+    return replace(found, workload=workload, tokens_s=rate * workload.osl)
+
+
+def amdahl(prediction: Prediction) -> tuple[float, float]:
+    """What TP can gain at this batch: S(t) = 1 / ((1-f) + f/t) at the layout's t, and its bound 1 / (1-f).
+
+    f is the share of a single rank's step that splits: weights, cache, products. Launches and all-reduces do not.
+    """
+    setup, s = prediction.setup, prediction.sharding
+    single = replace(setup, sharding=replace(s, tp=1, ep=max(1, s.ep // s.tp) if s.ep > s.attention_dp else s.ep))
+    group = max(1.0, prediction.batch / s.dp / max(1, s.pp) / s.attention_dp)
+    one = pass_terms(single, group, prediction.workload.isl + prediction.workload.osl / 2)
+    split = one.weights + one.kv + one.compute
+    serial = one.launch + one.all_to_all + one.hand_over + prediction.step.all_reduce
+    share = split / (split + serial)
+    return 1 / ((1 - share) + share / s.tp), 1 / (1 - share)
