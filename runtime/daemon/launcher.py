@@ -307,6 +307,8 @@ class RankGroup:
 
     def _advance(self) -> None:
         statuses = self.board.ranks
+        if any(status.phase == Phase.FAILED for status in statuses):
+            return  # no phase to have come to: its death is about to be reported
         self.phase = Phase(min(status.phase for status in statuses))
         if self.phase == Phase.WAITING_KV and not self.kv_blocks:
             possible = [status.kv_blocks_possible for status in statuses]

@@ -14,6 +14,7 @@ from fake_model import MACHINE, SHAPE
 
 from runtime.daemon import blame
 from runtime.daemon.launcher import Endpoints, LaunchRefused, RankGroup
+from runtime.daemon.settle import settle
 from runtime.rank.board import Phase
 from runtime.rank.nursery import Zygote
 from runtime.spec import DeploymentSpec
@@ -92,6 +93,15 @@ def test_an_exception_leaves_its_traceback(launch: Launch) -> None:
     assert group.failure.status == 1
     assert "Traceback" in group.failure.last_words
     assert str(group.failure).count("RuntimeError: fault on rank 0") == 1
+
+
+def test_a_rank_that_failed_has_come_to_no_phase(tmp_path) -> None:
+    """It says so on the board a moment before its death is reported."""
+    spec = DeploymentSpec(model=tmp_path, name="fake")
+    group = RankGroup(spec, SHAPE, settle(spec, SHAPE, MACHINE), 1)
+    group.board.ranks[0].phase = Phase.FAILED
+    assert group.poll() == Phase.SPAWNED
+    group.close()
 
 
 def test_of_exceptions_reaped_together_the_earliest_raised_is_the_cause(launch: Launch) -> None:

@@ -1,7 +1,7 @@
 """The verdict names what matters most, and only what the data show."""
 
 from msgspec.structs import replace
-from scenes import FAILED, FEED, LOADING, QUIET, RELAUNCH, STEADY, STRAGGLER, alone, ranks_changed, scene
+from scenes import FAILED, FEED, LOADING, QUIET, RELAUNCH, STEADY, STRAGGLER, alone, drawn, ranks_changed, scene
 
 from tui.view.options import Feed, Options
 from tui.view.verdict import verdict
@@ -35,6 +35,12 @@ def test_a_failure_gives_its_reason_and_where_to_look():
 def test_a_load_shows_its_phase_and_progress():
     assert judged(scene(LOADING)).cause == "load 45%"
     assert judged(scene(RELAUNCH)).cause.startswith("launch 2: load ")
+
+
+def test_a_reconfiguration_says_what_it_is_at_and_why():
+    found = judged(alone(scene(), state="RECONFIGURING", phase="load", progress=0.45, reason="tp 2 -> 1, pp 1 -> 2"))
+    assert (found.cause, found.evidence) == ("reconfiguring, requests wait: load 45%", "tp 2 -> 1, pp 1 -> 2")
+    assert "◐ RECONFIGURING" in drawn(alone(scene(), state="RECONFIGURING"))[0]
 
 
 def test_idle_without_work_is_no_demand_and_no_bubble():
