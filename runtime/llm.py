@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from runtime.checkpoint.config import read_shape
 from runtime.checkpoint.tokenizer import Tokenizer
 from runtime.daemon.launcher import Endpoints, RankGroup, Zygote
+from runtime.daemon.settle import Machine, settle
 from runtime.engine.core import Engine
 from runtime.engine.messages import Attach, Bind
 from runtime.engine.ranks import RankSockets
@@ -122,6 +123,7 @@ class LLM:
         spec, place = self.spec, f"ipc://{self._directory.name}"
         plans = [f"{place}/plans-{rank}" for rank in range(spec.layout.world_size)]
         endpoints = Endpoints(plans, f"{place}/results", self._hub if spec.telemetry else "")
+        settle(spec, self.shape, Machine.here())  # refuses before there is a zygote
         self._zygote = self._zygote or Zygote()
         bind = Bind(
             generation=1,
@@ -164,7 +166,7 @@ class LLM:
                 name = f"{request.request_id}-{output.index}"
                 stream = TextStream(self.tokenizer, params) if self.tokenizer else None
                 running[name] = _Running(request, output, stream)
-                seed = None if params.seed is None else params.seed + output.index
+                seed = None if params.seed is None else (params.seed + output.index + 2**63) % 2**64 - 2**63
                 messages.append(Generate(name, request.prompt_token_ids, msgspec.structs.replace(params, n=1, seed=seed)))
         self._run(messages, running)
         return requests
@@ -255,7 +257,7 @@ class LLM:
         if self._sockets is not None:
             self._sockets.halt()
         if self._group is not None:
-            self._group.stop()
+            self._group.stop(grace=0.0 if self._group.failure else 1.0)  # the peers of a dead rank cannot leave by themselves
         if self._sockets is not None:
             self._sockets.close()
         if self._zygote is not None and self._owns_zygote:

@@ -9,7 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from runtime.engine.plan import NewRow
 from runtime.sampling import SamplingParams
+
+EOS = (3,)
 
 
 def penalized(
@@ -58,3 +61,11 @@ def distribution(logits: Sequence[float], p: SamplingParams) -> dict[int, float]
         before += weights[token] / total
     total = sum(kept.values())
     return {token: weight / total for token, weight in kept.items()}
+
+
+def new_row(
+    row: int, p: SamplingParams, seed: int, prompt: Sequence[int], output: Sequence[int] = (), eos: Sequence[int] = EOS
+) -> NewRow:
+    """What the engine would tell a rank of such a request."""
+    banned = [*p.stop_token_ids, *eos] if p.min_tokens > len(output) else []
+    return NewRow(row, seed, p, len(prompt), [*prompt, *output], banned, len(prompt) + p.min_tokens)

@@ -10,15 +10,13 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from reference_sampler import distribution, penalized
+from reference_sampler import EOS, distribution, new_row, penalized
 
-from runtime.engine.plan import NewRow
 from runtime.rank import sampler as module
 from runtime.rank.sampler import Sampler, uniform
 from runtime.sampling import SamplingParams
 
 VOCAB = 12
-EOS = (3,)
 NUMBER = st.floats(-6, 6).map(lambda x: round(x, 2))
 LOGITS = st.lists(NUMBER, min_size=VOCAB, max_size=VOCAB)
 TOKENS = st.lists(st.integers(0, 4), max_size=10)
@@ -43,11 +41,6 @@ def wishes(draw: st.DrawFn) -> SamplingParams:
         min_tokens=maybe("min", st.integers(0, 12), 0),
         stop_token_ids=(5,),
     )
-
-
-def new_row(row: int, p: SamplingParams, seed: int, prompt: list[int], output: list[int] = (), eos: Any = EOS) -> NewRow:  # type: ignore[assignment]
-    banned = [*p.stop_token_ids, *eos] if p.min_tokens > len(output) else []
-    return NewRow(row, seed, p, len(prompt), [*prompt, *output], banned, len(prompt) + p.min_tokens)
 
 
 def draw_many(logits: list[float], p: SamplingParams, prompt: list[int], output: list[int], count: int) -> np.ndarray:
@@ -229,44 +222,3 @@ def test_as_many_logprobs_as_asked_and_there_are(count: int, top: int) -> None:
     _, logprobs = made.sample(torch.tensor([[1.0, 4.0, 2.0, 3.0]]), np.array([0]), np.array([1]))
     assert len(logprobs[0].top) == top
     assert logprobs[0].rank == 1
-
-
-INF = math.inf
-EXTREMES = [
-    ("one possible token", [-INF, -INF, 0.5, -INF], SamplingParams(), {2}),
-    ("one possible token, large top-k", [-INF, -INF, 0.5, -INF], SamplingParams(top_k=3, top_p=0.9, min_p=0.1), {2}),
-    ("cold", [1.0, 1.1, 1.0, 0.9], SamplingParams(temperature=1e-3), {1}),
-    ("colder than float32 can divide by", [90.0, 91.0, 1.0, 0.9], SamplingParams(temperature=1e-38), {1}),
-    ("colder than float32 can hold", [1.0, 1.1, 1.0, 0.9], SamplingParams(temperature=1e-60), {1}),
-    ("hot", [5.0, -5.0, 0.0, 1.0], SamplingParams(temperature=100), {0, 1, 2, 3}),
-    ("top-k beyond the vocabulary", [0.0, 0.0, 0.0, 0.0], SamplingParams(top_k=1 << 40), {0, 1, 2, 3}),
-    ("min-p 1", [1.0, 1.1, 1.0, 0.9], SamplingParams(min_p=1), {1}),
-    ("top-p below float32's smallest", [1.0, 1.1, 1.0, 0.9], SamplingParams(top_p=1e-60), {1}),
-    ("min-p below float32's smallest", [0.0, 0.0, 0.0, -200.0], SamplingParams(min_p=1e-60), {0, 1, 2}),
-    ("far apart", [3e38, -3e38, 1.0, 0.0], SamplingParams(), {0}),
-    (
-        "ban beyond the vocabulary",
-        [0.0, 9.0, 0.0, 0.0],
-        SamplingParams(min_tokens=2, stop_token_ids=(1, 4, 1 << 30, -1)),
-        {0, 2, 3},
-    ),
-]
-
-
-@pytest.mark.parametrize(("logits", "p", "possible"), [case[1:] for case in EXTREMES], ids=[case[0] for case in EXTREMES])
-def test_extreme_values(logits: list[float], p: SamplingParams, possible: set[int]) -> None:
-    made = Sampler(300)
-    for row in range(300):
-        made.begin(new_row(row, p, row, [1], eos=()))
-    tokens, _ = made.sample(torch.tensor([logits] * 300), np.arange(300), np.full(300, 1))
-    assert set(tokens.tolist()) == possible
-
-
-def test_a_row_that_may_choose_nothing_harms_nobody() -> None:
-    """Every token banned: whatever it chooses is a token, and its neighbour's choice is its own."""
-    made = Sampler(2)
-    made.begin(new_row(0, SamplingParams(no_repeat_ngram_size=1), 0, [0, 1, 2, 3]))
-    made.begin(new_row(1, SamplingParams(), 0, [0]))
-    tokens, _ = made.sample(torch.tensor([[1.0, 2.0, 3.0, 4.0], [-INF, -INF, 1.0, -INF]]), np.arange(2), np.array([4, 1]))
-    assert 0 <= tokens[0] < 4
-    assert tokens[1] == 2
