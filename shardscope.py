@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from runtime.flags import LIVE, SAMPLING, SPEC, takes
+from runtime.stress.options import STRESS
 
 if TYPE_CHECKING:
     from runtime.run_dir import RunDir
@@ -210,6 +211,23 @@ def logs(
         for path in found:
             for line in path.read_text(errors="replace").splitlines():
                 print(line if rank is not None else f"{path.stem} | {line}")
+
+
+@app.command()
+@takes("given", STRESS)
+def stress(name: str, given: dict[str, Any], as_json: JsonOption = False, run_dir: RunDirOption = None) -> None:
+    """Put load on a deployment, and measure what its clients would see."""
+    from runtime.stress import command
+
+    with told():
+        try:
+            code = command.stress(name, given, as_json, run_dir)
+        except command.BadPlan as error:
+            raise bad(str(error)) from None
+        except command.TargetFailed as error:
+            say(f"error: {error}")
+            raise typer.Exit(FAILED) from None
+    raise typer.Exit(code)
 
 
 @app.command()

@@ -1,0 +1,1 @@
+"""Load on a deployment over its HTTP API, and what its clients would see of it."""

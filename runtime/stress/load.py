@@ -1,0 +1,224 @@
+"""Makes the load that a plan asks for, and measures it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+from msgspec import Struct
+
+from runtime.stress.client import StressClient, Target, load_clock
+from runtime.stress.faults import Ranks, play
+from runtime.stress.metrics import (
+    count_requests,
+    errors_by_kind,
+    goodput,
+    judge_generator,
+    latencies,
+    timeline,
+    tokens_between,
+)
+from runtime.stress.plan import Ask, ClosedLoop, Plan, asks, check
+from runtime.stress.result import FaultDone, Latency, Result
+from runtime.stress.sample import INTERRUPTED, UNFINISHED, Sample
+from runtime.stress.trace import Trace
+from runtime.stress.values import BadPlan
+
+PROGRESS_EVERY_S = 0.5
+LOOK_EVERY_S = 0.1  # whether we are to stop
+RECENT_S = 10.0
+
+
+class Progress(Struct, frozen=True):
+    """A load on its way. Latencies, tokens/s and requests/s are over the last `RECENT_S` seconds, of answers that ended in them;
+    `output_tokens_per_s` counts events, of all answers.
+    """
+
+    load: str
+    elapsed_s: float
+    duration_s: float | None
+    sent: int
+    done: int
+    errors: int
+    in_flight: int
+    sent_per_s: float
+    done_per_s: float
+    output_tokens_per_s: float
+    latency: dict[str, Latency]
+    lag_ms_p99: float | None
+    faults: tuple[FaultDone, ...]
+
+
+def run(
+    plan: Plan,
+    target: Target,
+    on_progress: Callable[[Progress], None] | None = None,
+    stop: threading.Event | None = None,
+    ranks: Ranks | None = None,
+) -> Result:
+    """Blocks until the load is over: a dashboard calls it in a thread. `stop`, set from anywhere, ends it early; what was
+    measured is returned, marked as interrupted. `on_progress` is called in this thread, twice a second. `ranks` finds the
+    processes that faults go to. Raises BadPlan.
+    """
+    check(plan, None)
+    if plan.faults and ranks is None:
+        raise BadPlan("--fault: faults go to local deployments of this daemon alone; nearest that works: no --fault")
+    load = _Load(plan, target, ranks)
+    return asyncio.run(load.run(on_progress or (lambda _: None), stop or threading.Event()))
+
+
+class _Load:
+    def __init__(self, plan: Plan, target: Target, ranks: Ranks | None) -> None:
+        self._plan, self._target, self._ranks = plan, target, ranks
+        self._now: Callable[[], float] = load_clock()
+        self._samples: list[Sample] = []
+        self._open: set[asyncio.Task[None]] = set()
+        self._faults: list[FaultDone] = []
+        self._cut = UNFINISHED
+
+    async def run(self, on_progress: Callable[[Progress], None], stop: threading.Event) -> Result:
+        started, cpu = time.time(), time.thread_time()
+        self._now = load_clock()
+        async with StressClient(self._target, lambda: self._now()) as client:
+            work = asyncio.create_task(self._work(client))
+            faults = asyncio.create_task(self._play())
+            try:
+                interrupted = await self._watch(work, on_progress, stop)
+                if interrupted:
+                    self._cut = INTERRUPTED
+            finally:
+                for task in (work, faults, *self._open):
+                    task.cancel()
+                await asyncio.gather(work, faults, *self._open, return_exceptions=True)
+                self._tell_unreached()
+        wall = self._now()
+        return self._result(started, interrupted, (time.thread_time() - cpu) / wall)
+
+    async def _watch(self, work: asyncio.Task[None], on_progress: Callable[[Progress], None], stop: threading.Event) -> bool:
+        """Until the work is done, or we are to stop: then true."""
+        due = PROGRESS_EVERY_S
+        while not work.done():
+            if stop.is_set():
+                return True
+            await asyncio.wait([work], timeout=LOOK_EVERY_S)
+            if self._now() >= due:
+                due = self._now() + PROGRESS_EVERY_S
+                on_progress(self._progress())
+        work.result()
+        return False
+
+    def _tell_unreached(self) -> None:
+        told = {done.fault for done in self._faults}
+        for fault in self._plan.faults:
+            if str(fault) not in told:
+                self._faults.append(FaultDone(str(fault), fault.at_s, None, "not done: the load ended before"))
+
+    async def _play(self) -> None:
+        if self._ranks is not None:
+            await play(self._plan.faults, self._ranks, self._now, self._faults.append)
+
+    async def _work(self, client: StressClient) -> None:
+        todo = asks(self._plan)
+        if isinstance(self._plan.pattern, ClosedLoop):
+            for _ in range(self._plan.pattern.concurrency):
+                self._spawn(self._client_loop(client, todo))
+            await asyncio.wait(self._open, timeout=self._plan.duration_s)
+        else:
+            for ask in todo:
+                body = client.body(ask)
+                await asyncio.sleep(max(0.0, ask.at_s - self._now()))
+                self._spawn(self._one(client, ask, body, ask.at_s))
+        if self._open:
+            await asyncio.wait(self._open, timeout=self._plan.drain_s)
+
+    async def _client_loop(self, client: StressClient, todo: Iterator[Ask]) -> None:
+        end = self._plan.duration_s
+        for ask in todo:
+            intended = self._now()
+            if end is not None and intended >= end:
+                return
+            await self._one(client, ask, client.body(ask), intended)
+
+    async def _one(self, client: StressClient, ask: Ask, body: bytes, intended: float) -> None:
+        sample = Sample(ask.index, intended, self._now(), len(ask.prompt), ask.output_tokens)
+        self._samples.append(sample)
+        try:
+            await client.send(body, sample)
+        except asyncio.CancelledError:
+            sample.error = self._cut
+            raise
+        except Exception as error:
+            sample.error = f"{type(error).__name__} in the client"  # whatever it is, the answer is not whole
+        finally:
+            sample.ended = self._now()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._open.add(task)
+        task.add_done_callback(self._open.discard)
+
+    def _progress(self) -> Progress:
+        now, samples = self._now(), self._samples
+        since = max(0.0, now - RECENT_S)
+        span = max(now - since, 1e-9)
+        recent = [sample for sample in samples if sample.ended is not None and sample.ended >= since]
+        alive = [sample for sample in samples if sample.ended is None or sample.ended >= since]
+        errors = sum(sample.error is not None for sample in samples)
+        done = sum(sample.ok for sample in samples)
+        return Progress(
+            load=self._plan.pattern.label,
+            elapsed_s=now,
+            duration_s=self._plan.duration_s,
+            sent=len(samples),
+            done=done,
+            errors=errors,
+            in_flight=len(samples) - done - errors,
+            sent_per_s=sum(sample.sent >= since for sample in samples) / span,
+            done_per_s=sum(sample.ok for sample in recent) / span,
+            output_tokens_per_s=sum(at >= since for sample in alive for at in sample.events) / span,
+            latency=latencies(recent),
+            lag_ms_p99=judge_generator(alive, 0.0).lag_ms_p99,
+            faults=tuple(self._faults),
+        )
+
+    def _result(self, started: float, interrupted: bool, cpu_share: float) -> Result:
+        plan, samples = self._plan, self._samples
+        measured = [sample for sample in samples if sample.intended >= plan.warmup_s]
+        end = max((sample.ended for sample in measured if sample.ended is not None), default=plan.warmup_s)
+        window_s = end - plan.warmup_s
+        requests = count_requests(samples, plan.warmup_s)
+        tokens = tokens_between(samples, plan.warmup_s, end)
+        latency = latencies(measured)
+        tpot = latency.get("tpot")
+        fine = [sample for sample in measured if sample.ok]
+        traced = isinstance(plan.pattern, Trace)
+        return Result(
+            name=self._target.name,
+            url=self._target.url,
+            kind=plan.kind,
+            load=plan.pattern.label,
+            concurrency=plan.pattern.concurrency if isinstance(plan.pattern, ClosedLoop) else None,
+            input_tokens="trace" if traced else str(plan.input),
+            asked_tokens="trace" if traced else str(plan.output),
+            seed=plan.seed,
+            started=started,
+            interrupted=interrupted,
+            warmup_s=plan.warmup_s,
+            window_s=window_s,
+            requests=requests,
+            errors=errors_by_kind(measured),
+            latency=latency,
+            prompt_tokens=sum(sample.prompt_tokens for sample in fine),
+            cached_tokens=sum(sample.cached_tokens for sample in fine),
+            output_tokens=tokens,
+            output_tokens_per_s=tokens / window_s if window_s > 0 else 0.0,
+            requests_per_s=requests.ok / window_s if window_s > 0 else 0.0,
+            interactivity=1000 / tpot.p50 if tpot and tpot.p50 > 0 else None,
+            goodput=goodput(measured, plan.slo, window_s),
+            generator=judge_generator(measured, cpu_share),
+            faults=tuple(self._faults),
+            timeline=timeline(samples, max((sample.ended or 0.0 for sample in samples), default=0.0)),
+        )

@@ -1,0 +1,142 @@
+"""What a stress run found: plain data, and the one JSON object that `shardscope stress --json` prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+FORMULAS = {
+    "ttft": "first event - intended send",
+    "itl": "gap between one event of an answer and the next, all answers pooled",
+    "tpot": "(last event - first event) / (output tokens - 1) of an answer",
+    "e2e": "last event - intended send",
+}
+
+
+class Latency(Struct, frozen=True):
+    """Milliseconds over answers that are whole. `quantiles`: 0 %, 5 %, ... 100 %, linearly interpolated."""
+
+    formula: str
+    count: int
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+    quantiles: tuple[float, ...]
+
+
+class Requests(Struct, frozen=True):
+    """sent = warmup + measured; measured = ok + errors + interrupted (by us, on the way).
+
+    `short`: whole, with fewer tokens than asked.
+    """
+
+    sent: int
+    warmup: int
+    measured: int
+    ok: int
+    errors: int
+    interrupted: int
+    short: int
+
+
+class Goodput(Struct, frozen=True):
+    """Answers that met every limit of `slo` (ms): a second of the window, and of all that were answered or failed.
+
+    fraction = good / (ok + errors); low and high are its Wilson 95 % interval. None: nothing was answered.
+    """
+
+    slo: dict[str, float]
+    good: int
+    requests_per_s: float
+    fraction: float | None
+    low: float | None
+    high: float | None
+
+
+class Generator(Struct, frozen=True):
+    """The load generator's own honesty. Lag = actual send - intended send, of measured requests.
+
+    cpu_share: CPU time of its thread / wall time. `behind`: the load was not what was asked for; `why` says it in words.
+    """
+
+    lag_ms_p50: float | None
+    lag_ms_p99: float | None
+    cpu_share: float
+    behind: bool
+    why: str
+
+
+class FaultDone(Struct, frozen=True):
+    """What became of a fault; `at_s` is when it was done, `pid` None when it was not."""
+
+    fault: str
+    at_s: float
+    pid: int | None
+    outcome: str
+
+
+class Second(Struct, frozen=True):
+    """One second of the load, warm-up included. Latencies (ms) of the answers that ended in it. `tokens`: came in it."""
+
+    at_s: int
+    sent: int
+    done: int
+    errors: int
+    in_flight: int
+    tokens: float
+    ttft_ms_p50: float | None
+    ttft_ms_p99: float | None
+    tpot_ms_p50: float | None
+
+
+class Result(Struct, frozen=True):
+    """One load. Rates are over the window: from the end of the warm-up to the end of the last measured answer.
+
+    `kind`: "open loop" or "closed loop": latencies of a closed loop leave out the queue that its clients do not make.
+    `output_tokens`: of answers that are whole, warm-up ones with what came in the window. `latency`: by `FORMULAS`' names,
+    without those of which nothing was measured. `interactivity`: tokens/s that one client sees, 1000 / TPOT p50.
+    """
+
+    name: str
+    url: str
+    kind: str
+    load: str
+    concurrency: int | None
+    input_tokens: str
+    asked_tokens: str
+    seed: int
+    started: float  # unix seconds
+    interrupted: bool
+    warmup_s: float
+    window_s: float
+    requests: Requests
+    errors: dict[str, int]
+    latency: dict[str, Latency]
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: float
+    output_tokens_per_s: float
+    requests_per_s: float
+    interactivity: float | None
+    goodput: Goodput | None
+    generator: Generator
+    faults: tuple[FaultDone, ...]
+    timeline: tuple[Second, ...]
+
+
+class Steps(Struct, frozen=True):
+    """Loads of growing concurrency. `knee`: the concurrency beyond which more of it buys little; None: nothing was answered."""
+
+    steps: tuple[Result, ...]
+    knee: int | None
+    rule: str
+    interrupted: bool
+
+
+def as_object(found: Result | Steps) -> dict[str, Any]:
+    """JSON-ready: the structs' fields by their names."""
+    plain: dict[str, Any] = msgspec.to_builtins(found)
+    return plain

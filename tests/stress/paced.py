@@ -1,0 +1,51 @@
+"""A server of known pace: the real HTTP app over a deployment whose tokens come by the clock."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "http"))
+
+from fake_frontend import FakeFrontend, Server, build_tokenizer
+
+from runtime.frontend import TextDelta
+from runtime.protocol import FINISH_LENGTH, TokensOut
+from runtime.sampling import SamplingParams
+from runtime.stress.client import Target
+from runtime.text import TextStream
+
+FIRST_S, NEXT_S = 0.05, 0.01
+
+__all__ = ["PacedFrontend", "Server", "build_tokenizer", "target"]
+
+
+class PacedFrontend(FakeFrontend):
+    """The first token `FIRST_S` after the request, then one every `NEXT_S`, by the clock: lateness does not add up.
+
+    `tokens` counts what was sent. Every `fail_every`-th request fails with `fail`, before its token `fail_at`.
+    """
+
+    tokens = 0
+    fail_every = 1
+
+    async def generate(self, prompt: list[int], params: SamplingParams) -> AsyncIterator[TextDelta]:
+        begun = time.monotonic()
+        self.started += 1
+        self.seen.append((prompt, params))
+        fails = self.fail is not None and self.started % self.fail_every == 0
+        stream = TextStream(self.tokenizer, params)
+        for i in range(params.max_tokens):
+            if fails and i == self.fail_at:
+                raise self.fail
+            await asyncio.sleep(max(0.0, begun + FIRST_S + i * NEXT_S - time.monotonic()))
+            finish = FINISH_LENGTH if i + 1 == params.max_tokens else None
+            self.tokens += 1
+            yield stream.add(TokensOut("r", [100], finish, cached_tokens=0))
+
+
+def target(server: Server, name: str = "fox") -> Target:
+    return Target(server.url, name)
