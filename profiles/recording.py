@@ -31,7 +31,7 @@ class Policy:
     keyframe_s: float = 10.0
     keyframe_messages: int = 1500
     keyframe_weight: float = 2.0
-    rotate_bytes: int = 256 << 20
+    rotate_bytes: int = 512 << 20
     rotate_s: float = 3600.0
 
 

@@ -104,7 +104,7 @@ class Run:
                 kv_blocks_used=10,
                 kv_blocks_total=64,
                 memory_bytes=(1 << 21) + tick,
-                expert_tokens=[tick % 3, 2] if rank else None,
+                expert_tokens=[tick % 3, 2 + rank],
             )
             yield at + wall + jitter(2 * MS), self.envelope(f"rank:{rank}", step)
 
