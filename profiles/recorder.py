@@ -8,29 +8,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from msgspec import Struct
-
 from profiles.provenance import Provenance
 from profiles.recording import Policy, Recording
+from profiles.report import RecordingReport
 from telemetry.hub import Delta, Hub
 
 TICK_S = 0.25
 HELD = 20_000  # envelopes that wait for a slow disk; beyond, some are lost, and replay as lost
 
-OnEnd = Callable[["RecordingReport"], None]
-
-
-class RecordingReport(Struct, frozen=True):
-    """How a recording ended. `error`: why it ended by itself; then `unfinished` is what is left of the last file."""
-
-    deployment: str
-    files: list[str]
-    messages: int
-    bytes: int
-    seconds: float
-    dropped: int  # envelopes that a slow disk had no time for
-    error: str = ""
-    unfinished: str = ""
+OnEnd = Callable[[RecordingReport], None]
 
 
 class Recorder:

@@ -12,7 +12,10 @@ from typing import Any, Self
 import msgspec
 import zmq
 
+from profiles.report import RecordingReport
 from runtime.control import (
+    Answer,
+    Begun,
     Changed,
     Command,
     DaemonInfo,
@@ -21,10 +24,12 @@ from runtime.control import (
     Ok,
     Progress,
     Reconfigure,
+    Record,
     Reply,
     Request,
     Status,
     StopDeployment,
+    StopRecording,
 )
 from runtime.run_dir import RunDir
 from runtime.spec import DeploymentSpec
@@ -88,12 +93,27 @@ class ControlClient:
         Raises DaemonError: at once for what cannot be, after a `Changed` for what was tried and rolled back.
         """
         for body in self._ask(Reconfigure(name, fields, wait), deadline_s):
-            if not isinstance(body, Ok):
+            if isinstance(body, Progress | Changed):
                 yield body
 
     def stop(self, name: str, now: bool = False) -> None:
         """Drain and stop a deployment; returns when its processes are gone."""
         self._last(self._ask(StopDeployment(name, now), STOP_S))
+
+    def record(self, name: str, path: Path, seconds: float | None = None, wait: bool = True) -> Iterator[Begun | RecordingReport]:
+        """Have the daemon record a deployment to `path`, for so many seconds or until `stop_recording`. Yields that it has begun,
+        then, unless `wait` is False, how it ended; the recording does not depend on anybody waiting.
+        """
+        for body in self._ask(Record(name, str(path.absolute()), seconds, wait), None):
+            if isinstance(body, Begun | RecordingReport):
+                yield body
+
+    def stop_recording(self, name: str) -> RecordingReport:
+        """End the recording of a deployment; returns when its file is whole."""
+        for body in self._ask(StopRecording(name), STOP_S):
+            if isinstance(body, RecordingReport):
+                return body
+        raise DaemonError("the daemon answered something else than was asked")
 
     def close(self) -> None:
         self._socket.close()
@@ -105,13 +125,13 @@ class ControlClient:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _last(self, bodies: Iterator[Progress | Changed | Ok]) -> Ok:
+    def _last(self, bodies: Iterator[Answer]) -> Ok:
         for body in bodies:
             if isinstance(body, Ok):
                 return body
         raise NoDaemon("the daemon did not answer")
 
-    def _ask(self, command: Command, deadline_s: float | None) -> Iterator[Progress | Changed | Ok]:
+    def _ask(self, command: Command, deadline_s: float | None) -> Iterator[Answer]:
         request = Request(uuid.uuid4().hex, command)
         self._socket.send(self._encode(request))
         deadline = None if deadline_s is None else time.monotonic() + deadline_s

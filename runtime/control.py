@@ -1,5 +1,5 @@
 """What the daemon can be asked, and its answers: msgpack, typed, strict. One request gets any number of `Progress` (and a
-`Changed`, if it asked for one), then an `Ok` or a `Failed`, all with its id.
+`Changed`, `Begun` or `RecordingReport`, if it asked for one), then an `Ok` or a `Failed`, all with its id.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from profiles.report import RecordingReport
 from runtime.layout import Layout
 from telemetry.snapshot import Snapshot
 
@@ -42,7 +43,23 @@ class Reconfigure(Struct, frozen=True, forbid_unknown_fields=True, tag="reconfig
     wait: bool = True
 
 
-Command = Status | Deploy | StopDeployment | Reconfigure
+class Record(Struct, frozen=True, forbid_unknown_fields=True, tag="record"):
+    """Record a deployment to `path`, absolute, for so many seconds or until `StopRecording`. Answered with a `Begun`; then, with
+    `wait`, with a `RecordingReport` when it is over. Nobody needs to wait: the daemon records."""
+
+    name: str
+    path: str
+    seconds: float | None = None
+    wait: bool = True
+
+
+class StopRecording(Struct, frozen=True, forbid_unknown_fields=True, tag="stop-recording"):
+    """End the recording of a deployment. Answered with a `RecordingReport` when its file is whole."""
+
+    name: str
+
+
+Command = Status | Deploy | StopDeployment | Reconfigure | Record | StopRecording
 
 
 class Request(Struct, frozen=True, forbid_unknown_fields=True):
@@ -125,6 +142,12 @@ class Changed(Struct, frozen=True, tag="changed"):
                 return f"'{self.name}' was stopped meanwhile"
 
 
+class Begun(Struct, frozen=True, tag="begun"):
+    """Of a recording."""
+
+    path: str
+
+
 class Ok(Struct, frozen=True, tag="ok"):
     daemon: DaemonInfo | None = None
     snapshot: Snapshot | None = None
@@ -137,6 +160,10 @@ class Failed(Struct, frozen=True, tag="failed"):
     usage: bool = False
 
 
+Answer = Progress | Changed | Begun | RecordingReport | Ok
+Body = Answer | Failed
+
+
 class Reply(Struct, frozen=True):
     id: str
-    body: Progress | Changed | Ok | Failed
+    body: Body

@@ -14,8 +14,13 @@ def status_object(daemon: DaemonInfo, snapshot: Snapshot) -> dict[str, Any]:
     """JSON-ready. `None` is unavailable, 0 is 0; figures are over the last `window_s` seconds."""
     return {
         "daemon": {**msgspec.structs.asdict(daemon), "window_s": snapshot.window_s, "telemetry_lost": snapshot.lost},
-        "deployments": [_deployment(deployment) for deployment in snapshot.deployments],
+        "deployments": deployment_objects(snapshot),
     }
+
+
+def deployment_objects(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """The deployments alone."""
+    return [_deployment(deployment) for deployment in snapshot.deployments]
 
 
 def _deployment(view: DeploymentView) -> dict[str, Any]:

@@ -10,11 +10,11 @@ import msgspec
 import zmq
 import zmq.asyncio
 
-from runtime.control import MAX_REQUEST, Changed, Command, Failed, Ok, Progress, Reply, Request
+from runtime.control import MAX_REQUEST, Body, Command, Failed, Reply, Request
 
 MAX_PENDING = 256  # requests under way; more are refused
 
-Handler = Callable[[Command], AsyncIterator[Progress | Changed | Ok | Failed]]
+Handler = Callable[[Command], AsyncIterator[Body]]
 
 log = logging.getLogger(__name__)
 _encode = msgspec.msgpack.Encoder().encode
@@ -73,6 +73,6 @@ class ControlServer:
             log.exception("a control request failed")
             self._reply(peer, request.id, Failed(f"internal error: {type(error).__name__}: {error}"))
 
-    def _reply(self, peer: bytes, request: str, body: Progress | Changed | Ok | Failed) -> None:
+    def _reply(self, peer: bytes, request: str, body: Body) -> None:
         # to a peer that left or does not read, the ROUTER drops it
         self._socket.send_multipart([peer, _encode(Reply(request, body))])

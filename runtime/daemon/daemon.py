@@ -14,6 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
 
 import uvicorn
 import zmq
@@ -23,6 +24,8 @@ from pydantic import ValidationError
 from runtime.checkpoint.config import read_shape
 from runtime.checkpoint.tokenizer import Tokenizer
 from runtime.control import (
+    Begun,
+    Body,
     Changed,
     Command,
     DaemonInfo,
@@ -31,12 +34,15 @@ from runtime.control import (
     Ok,
     Progress,
     Reconfigure,
+    Record,
     Status,
     StopDeployment,
+    StopRecording,
 )
 from runtime.daemon.control import ControlServer
 from runtime.daemon.house import DRAIN_S, House
 from runtime.daemon.http.app import create_app
+from runtime.daemon.recordings import Recordings
 from runtime.daemon.state import OVER, State
 from runtime.daemon.supervisor import Supervisor
 from runtime.frontend import Frontend
@@ -102,6 +108,7 @@ class Daemon:
         context = zmq.asyncio.Context()
         async with Hub(self._endpoints) as hub:
             self._house = House(context, hub, self._living_zygote, self._run_dir.sockets, self._run_dir.logs, DRAIN_S)
+            self._recordings = Recordings(hub)
             self._living_zygote()  # it imports while nobody waits
             control = ControlServer(context, self._run_dir.control, self._handle)
             server = _Server(self._app(hub), self._http)
@@ -113,6 +120,7 @@ class Daemon:
             log.info("pid %d serves %s, run directory %s", self.info.pid, self.info.http, self.info.run_dir)
             await asyncio.wait({serving, asyncio.create_task(self._ending.wait())}, return_when=asyncio.FIRST_COMPLETED)
             await self._end_deployments()
+            await self._recordings.close()
             server.should_exit = True
             await serving
             await control.drain()
@@ -152,7 +160,7 @@ class Daemon:
             app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=HTTP_GRACE_S, server_header=False
         )
 
-    async def _handle(self, command: Command) -> AsyncIterator[Progress | Changed | Ok | Failed]:
+    async def _handle(self, command: Command) -> AsyncIterator[Body]:
         match command:
             case Status():
                 yield Ok(self.info, self._house.hub.snapshot())
@@ -164,6 +172,9 @@ class Daemon:
             case Reconfigure():
                 async for news in self._reconfigure(command):
                     yield news
+            case Record() | StopRecording():
+                async for answer in self._record(command):
+                    yield answer
 
     async def _stop(self, command: StopDeployment) -> Ok | Failed:
         try:
@@ -198,10 +209,28 @@ class Daemon:
                 return
         yield Ok()
 
+    async def _record(self, command: Record | StopRecording) -> AsyncIterator[Body]:
+        try:
+            if isinstance(command, Record):
+                supervisor = self._named(command.name)
+                if supervisor.record is None:
+                    raise ValueError(f"'{command.name}' has not begun to start")
+                await self._recordings.start(supervisor.spec, supervisor.record, Path(command.path), command.seconds)
+                yield Begun(command.path)
+            else:
+                self._recordings.stop(command.name)
+            if isinstance(command, StopRecording) or command.wait:
+                yield await self._recordings.over(command.name)
+        except (ValueError, OSError) as error:
+            yield Failed(str(error), usage=True)
+            return
+        yield Ok()
+
     async def _forget(self, name: str, now: bool) -> None:
         supervisor, life = self._deployments[name]
         supervisor.stop(now)
         await asyncio.wait([life])
+        self._recordings.stop(name)
         if self._deployments.get(name, (None,))[0] is supervisor:
             del self._deployments[name]
             self._generations[name] = supervisor.generation
