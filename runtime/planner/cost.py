@@ -279,7 +279,7 @@ def _prompt_attention(setup: Setup, prompt: float, reach: float) -> float:
 
 
 def bytes_per_token(setup: Setup) -> dict[str, float]:
-    """Bytes that one GPU sends for one token of its group, by axis. TP: 4 (t-1)/t h b L; PP: its boundary's share; EP: both ways."""
+    """Bytes that one GPU sends for one token of its group, by axis. TP: 4 (t-1)/t h b l; PP: its boundary's; EP: both ways."""
     model, s = setup.model, setup.sharding
     hidden = model.hidden * BF16_BYTES
     both = model.hidden * (setup.form.weights.activation_bytes + BF16_BYTES)

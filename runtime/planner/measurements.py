@@ -18,23 +18,8 @@ from runtime.planner.parameters import Scale, find_engine
 from runtime.planner.serving import Workload, predict
 from runtime.planner.sharding import Sharding
 
-COLUMNS = (
-    "source",
-    "model",
-    "gpu",
-    "n_gpus",
-    "tp",
-    "pp",
-    "ep",
-    "dp",
-    "precision",
-    "isl",
-    "osl",
-    "concurrency",
-    "metric",
-    "value",
-    "unit",
-)
+_CASE = ("source", "model", "gpu", "n_gpus", "tp", "pp", "ep", "dp", "precision", "isl", "osl", "concurrency")
+COLUMNS = (*_CASE, "metric", "value", "unit")
 
 
 @dataclass(frozen=True)

@@ -99,10 +99,8 @@ def rank_memory(model: Model, sharding: Sharding, gpu: Gpu, form: Precision, eng
     context = scalar("cuda_context_gib") + scalar("graphs_gib") + (scalar("nccl_gib") if s.replica_ranks > 1 else 0)
     context *= GIB
     taken = weights + activations + context
-    if engine.share_of == "total":
-        kv = engine.memory_share * gpu.memory - taken
-    else:
-        kv = engine.memory_share * (gpu.memory - taken)
+    share = engine.memory_share
+    kv = share * gpu.memory - taken if engine.share_of == "total" else share * (gpu.memory - taken)
     layers = -(-model.layers // s.pp)
     kv_token = layers * model.kv_elements(s.tp) * form.kv.bytes
     return Memory(weights, activations, context, max(0.0, kv), kv_token, gpu.memory - taken - max(0.0, kv), gpu.memory)
@@ -127,8 +125,8 @@ def verdict(
     longest = memory.kv_tokens
     if longest < min(isl + osl, model.max_position):
         taken = memory.weights + memory.activations + memory.context
-        short = f"weights {memory.weights / GIB:.1f} + work space {(taken - memory.weights) / GIB:.1f} of {memory.total / GIB:.1f} GiB"
-        reason = f"{short} leave {longest:,} tokens of cache; one request needs {isl + osl:,}"
+        short = f"weights {memory.weights / GIB:.1f} + work space {(taken - memory.weights) / GIB:.1f}"
+        reason = f"{short} of {memory.total / GIB:.1f} GiB leave {longest:,} tokens of cache; one request needs {isl + osl:,}"
         return Verdict("no", reason, smallest_change(model, sharding, cluster, form, engine, isl, osl))
     group = wanted / sharding.dp / sharding.attention_dp
     if holds < group:
@@ -164,7 +162,7 @@ def smallest_change(
             return f"{smaller} weights"
     for factor in (2, 4, 8, 16, 32, 64):
         for axis in ("tp", "pp"):
-            wider = replace(sharding, **{axis: getattr(sharding, axis) * factor})
-            if fits(wider, now, kv):
+            wider = replace(sharding, **{axis: getattr(sharding, axis) * factor, "dp": 1})
+            if wider.ranks > cluster.gpus and fits(wider, now, kv):
                 return f"{wider} on {wider.ranks} GPUs"
     return "a GPU with more memory"

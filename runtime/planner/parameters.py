@@ -1,4 +1,4 @@
-"""The numbers that formulas use, read from data/parameters.json, where each has its source; and the eight that a machine corrects."""
+"""The numbers that formulas use, from data/parameters.json, where each has its source; and the eight that a machine corrects."""
 
 from __future__ import annotations
 

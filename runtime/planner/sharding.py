@@ -126,20 +126,20 @@ def _expert_degrees(tp: int, attention_dp: int, engine: str) -> list[int]:
     return divisors(stage)
 
 
-def preset(name: str, model: Model, ranks: int = 64) -> list[Sharding]:
-    """Counts of the GPT-1.8T-MoE post on 64 GPUs of 192 GB: layouts (powers of two) by its stated rules, or its count.
+PRESETS = {
+    "stated": "the GPT-1.8T-MoE post's stated rules: at most one expert group an expert (ep <= 16), and a replica on 8 GPUs "
+    "or more, because FP4 weights fill 5",
+    "published": "the post's count: it prints 73 and not its constraints; ep <= 32 (experts in two slices) and dp <= 8 is the "
+    "simplest rule that yields 73 and keeps every layout it names",
+}
 
-    `stated`: at most one rank group an expert (ep <= 16), a replica on 8 GPUs or more (FP4 weights need 5): 70.
-    `published`: 73 is printed, its constraints are not; ep <= 32 (experts in two slices) and dp <= 8 is the simplest rule
-    that yields 73 and keeps every layout that the post names.
-    """
-    found = []
-    for axis in (Sharding.of(Layout(dp=d, pp=p, ep=e, tp=ranks // d // p // e)) for d, p, e in _triples(ranks)):
-        stated = axis.ep <= model.experts and axis.dp <= ranks // 8
-        published = axis.ep <= 2 * model.experts and axis.dp <= 8
-        if {"stated": stated, "published": published}[name]:
-            found.append(axis)
-    return found
+
+def preset(name: str, model: Model, ranks: int = 64) -> list[Sharding]:
+    """The layouts that a rule of PRESETS counts: 70 and 73 on 64 GPUs, in powers of two."""
+    every = (Sharding.of(Layout(dp=d, pp=p, ep=e, tp=ranks // d // p // e)) for d, p, e in _triples(ranks))
+    if name == "stated":
+        return [s for s in every if s.ep <= model.experts and s.dp <= ranks // 8]
+    return [s for s in every if s.ep <= 2 * model.experts and s.dp <= 8]
 
 
 def _triples(ranks: int) -> Iterator[tuple[int, int, int]]:

@@ -1,0 +1,218 @@
+"""Every layout of so many GPUs, judged and predicted; the front that no other point beats; the one to take, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from runtime.planner.calibration import Calibration
+from runtime.planner.cost import Setup
+from runtime.planner.hardware import Cluster, over_pcie
+from runtime.planner.memory import Memory, Verdict, precision, rank_memory, sequences, verdict
+from runtime.planner.models import Model
+from runtime.planner.names import PlanError, load, nearest
+from runtime.planner.parameters import find_engine
+from runtime.planner.serving import Prediction, Workload, predict
+from runtime.planner.sharding import Sharding, broken_rules, layouts, warnings
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be planned."""
+
+    model: Model
+    cluster: Cluster
+    isl: int
+    osl: int
+    concurrency: int | None = None  # over all replicas; None: every load from one request to as many as fit
+    rate: float | None = None  # requests a second
+    weights: str = "bf16"
+    kv: str = "same"
+    engine: str = "shardscope"
+    calibration: Calibration = field(default_factory=Calibration)
+
+    def setup(self, sharding: Sharding) -> Setup:
+        form = precision(self.model, self.weights, self.kv)
+        return Setup(self.model, sharding, self.cluster, form, find_engine(self.engine), self.calibration.scale)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One layout: the rules it breaks, or its memory, verdict and predictions by load."""
+
+    sharding: Sharding
+    broken: list[str]
+    verdict: Verdict
+    memory: Memory | None = None
+    largest_batch: int = 0  # requests in flight that the cache holds, over all replicas
+    warnings: list[str] = field(default_factory=list)
+    points: list[Prediction] = field(default_factory=list)
+
+    @property
+    def runs(self) -> bool:
+        return bool(self.points)
+
+
+@dataclass(frozen=True)
+class UseCase:
+    """What a service must keep, and what it wants most beyond that: "throughput" a GPU, or "latency"."""
+
+    name: str
+    goal: str
+    ttft: float = float("inf")  # seconds
+    user_tokens_s: float = 0.0
+
+    def met(self, point: Prediction) -> bool:
+        return point.ttft <= self.ttft and point.tokens_s_user >= self.user_tokens_s
+
+    def merit(self, point: Prediction) -> float:
+        return point.tokens_s_gpu if self.goal == "throughput" else point.tokens_s_user
+
+    def distance(self, point: Prediction) -> float:
+        """How many times over its limits a point is, for when none is within."""
+        return max(point.ttft / self.ttft, self.user_tokens_s / point.tokens_s_user)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The point to take, and one line saying why."""
+
+    point: Prediction
+    reason: str
+    met: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    request: Request
+    use_case: UseCase
+    entries: list[Entry]
+    front: list[Prediction]
+    choice: Choice | None
+
+
+def use_cases() -> list[str]:
+    return list(load("parameters")["use_cases"])
+
+
+def find_use_case(name: str) -> UseCase:
+    """A preset by name. Raises PlanError naming the nearest."""
+    given: dict[str, Any] | None = load("parameters")["use_cases"].get(name.lower())
+    if given is None:
+        raise PlanError(f"use case '{name}' is not known; {nearest(name, use_cases())}")
+    ttft = given.get("ttft_ms", float("inf")) / 1e3
+    return UseCase(name.lower(), given["goal"], ttft, given.get("user_tokens_s", 0.0))
+
+
+def make_plan(request: Request, use_case: UseCase) -> Plan:
+    """Judge and predict every layout of the cluster."""
+    entries = [judge(request, sharding) for sharding in layouts(request.cluster.gpus, request.model.experts > 0, request.engine)]
+    points = [point for entry in entries for point in entry.points]
+    return Plan(request, use_case, entries, pareto(points), choose(points, use_case))
+
+
+def judge(request: Request, sharding: Sharding) -> Entry:
+    """One layout under the request: why it cannot be, or what it gives at each load."""
+    setup = request.setup(sharding)
+    broken = broken_rules(sharding, request.model, setup.form.weights)
+    if broken:
+        return Entry(sharding, broken, Verdict("no", broken[0]))
+    memory = rank_memory(request.model, sharding, request.cluster.gpu, setup.form, setup.engine)
+    groups = sharding.dp * sharding.attention_dp
+    room = int(sequences(request.model, memory, setup.engine, request.isl, request.osl) * groups)
+    wanted = request.concurrency or groups
+    found = verdict(request.model, sharding, request.cluster, setup.form, setup.engine, request.isl, request.osl, wanted)
+    if found.word == "no":
+        return Entry(sharding, [], found, memory, 0)
+    notes = warnings(sharding, request.model, request.cluster)
+    base = Workload(request.isl, request.osl)
+    if request.rate is not None:
+        loads = [replace(base, rate=request.rate)]
+    elif request.concurrency is not None:
+        loads = [replace(base, concurrency=request.concurrency)]
+    else:
+        loads = [replace(base, concurrency=count) for count in _counts(room, groups)]
+    return Entry(sharding, [], found, memory, room, notes, [predict(setup, load) for load in loads])
+
+
+def _counts(room: int, groups: int) -> list[int]:
+    """Loads worth a point: from one request a group to as many as fit, doubling, or by fours where groups are many."""
+    counts, count = [], groups
+    while count < room:
+        counts.append(count)
+        count *= 2 if groups <= 16 else 4
+    return [*counts, max(room, 1)]
+
+
+def pareto(points: Sequence[Prediction]) -> list[Prediction]:
+    """Points that no other beats in both tokens/s/GPU and tokens/s/user, fastest for a user first."""
+    front: list[Prediction] = []
+    for point in sorted(points, key=lambda p: (-p.tokens_s_user, -p.tokens_s_gpu)):
+        if not front or point.tokens_s_gpu > front[-1].tokens_s_gpu:
+            front.append(point)
+    return front
+
+
+def choose(points: Sequence[Prediction], use_case: UseCase) -> Choice | None:
+    """The best point within the use case's limits, or the nearest to them; None when nothing runs."""
+    if not points:
+        return None
+    within = [point for point in points if use_case.met(point)]
+    if not within:
+        nearest_point = min(points, key=use_case.distance)
+        return Choice(nearest_point, _missed(nearest_point, use_case), False)
+    best = max(within, key=use_case.merit)
+    others = [point for point in within if point.sharding != best.sharding]
+    return Choice(best, _why(best, max(others, key=use_case.merit, default=None), points, use_case), True)
+
+
+def _missed(point: Prediction, use_case: UseCase) -> str:
+    short = []
+    if point.ttft > use_case.ttft:
+        short.append(f"TTFT {point.ttft * 1e3:,.0f} ms, wanted {use_case.ttft * 1e3:,.0f}")
+    if point.tokens_s_user < use_case.user_tokens_s:
+        short.append(f"{point.tokens_s_user:.1f} tok/s a user, wanted {use_case.user_tokens_s:.0f}")
+    return f"no layout meets {use_case.name}; {point.sharding} comes nearest: {' and '.join(short)} ({_limit(point)})"
+
+
+def _why(best: Prediction, second: Prediction | None, points: Sequence[Prediction], use_case: UseCase) -> str:
+    what = f"{best.tokens_s_gpu:,.0f} tok/s/GPU at {best.tokens_s_user:.0f} tok/s a user; {_limit(best)}"
+    if second is None:
+        return f"{what}; no other layout meets {use_case.name}"
+    loss = 1 - use_case.merit(second) / use_case.merit(best)
+    unbound = max((p for p in points if p.sharding != best.sharding), key=use_case.merit)
+    if use_case.merit(unbound) > use_case.merit(best):
+        return f"{what}; {unbound.sharding} would yield more but misses {use_case.name}'s limits"
+    return f"{what}; {second.sharding} gives {loss:.0%} less ({_limit(second)})"
+
+
+def _limit(point: Prediction) -> str:
+    share = getattr(point.step, point.limit) / point.step.total
+    bubble = f", bubble {point.bubble:.0%}" if point.bubble > 0.05 else ""
+    return f"{point.limit.replace('_', '-')} {share:.0%} of a step{bubble}"
+
+
+def what_if(plan: Plan) -> list[tuple[str, Choice | None]]:
+    """The same question with one thing changed: more GPUs, PCIe for NVLink, a smaller format, a longer context.
+
+    A GPU that no layout can use stays idle, so more GPUs never yield less.
+    """
+    request, cluster = plan.request, plan.request.cluster
+    found = [
+        (words, _no_worse(plan, make_plan(replace(request, cluster=replace(cluster, gpus=count)), plan.use_case).choice))
+        for words, count in (("one more GPU", cluster.gpus + 1), ("twice the GPUs", 2 * cluster.gpus))
+    ]
+    changes = [("4x the input", replace(request, isl=4 * request.isl))]
+    if cluster.gpu.link != "pcie" and cluster.gpus > 1:
+        changes.append(("PCIe for NVLink", replace(request, cluster=replace(cluster, gpu=over_pcie(cluster.gpu)))))
+    if precision(request.model, request.weights, request.kv).weights.bytes > 1.01:
+        changes.append(("int8 weights", replace(request, weights="int8")))
+    return found + [(words, make_plan(changed, plan.use_case).choice) for words, changed in changes]
+
+
+def _no_worse(plan: Plan, changed: Choice | None) -> Choice | None:
+    now = plan.choice
+    if changed is None or (now is not None and now.met >= changed.met and now.point.tokens_s > changed.point.tokens_s):
+        return now
+    return changed

@@ -1,0 +1,84 @@
+"""What a step costs: terms that add up, bytes on the wires, and directions that nothing may reverse."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from asked import setup
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.planner.collectives import all_reduce
+from runtime.planner.cost import Terms, bytes_per_token, expert_imbalance, pass_terms, remote_groups, slowest_stage
+from runtime.planner.hardware import find_gpu, over_pcie
+from runtime.planner.names import load
+from runtime.planner.parameters import Scale
+
+TP = st.sampled_from([1, 2, 4, 8])
+
+
+@given(TP, st.sampled_from([1, 2, 4]), st.floats(1, 512), st.floats(1, 20000))
+def test_terms_are_never_negative_and_more_work_is_never_faster(tp: int, pp: int, batch: float, context: float) -> None:
+    s = setup("llama-3.1-70b", tp=tp, pp=pp)
+    now = pass_terms(s, batch, context)
+    assert all(term >= 0 for term in now)
+    assert now.total <= pass_terms(s, batch + 1, context).total
+    assert now.total <= pass_terms(s, batch, context + 100).total
+    assert now.total < pass_terms(s, batch, context, 64, 32).total
+    assert slowest_stage(s, batch, context).total <= now.total
+
+
+@given(st.sampled_from(["h100", "b200", "rtx-pro-6000", "l4"]), st.sampled_from([2, 4, 8]), st.floats(1e3, 1e9))
+def test_all_reduce_grows_with_bytes(gpu: str, ranks: int, size: float) -> None:
+    device = find_gpu(gpu)
+    assert sum(all_reduce(device, "vllm", ranks, size)) <= sum(all_reduce(device, "vllm", ranks, 1.5 * size)) + 2e-6
+
+
+def test_all_reduce_is_the_measured_one_and_a_wait() -> None:
+    for size, microseconds in load("parameters")["all_reduce_us"]["h100"]["vllm"]["8"]:
+        found = all_reduce(find_gpu("h100"), "vllm", 8, size)
+        assert sum(found) * 1e6 == pytest.approx(microseconds + 11.5, rel=0.01)
+    assert all_reduce(find_gpu("h100"), "vllm", 1, 1e6) == (0, 0)
+
+
+def test_leaving_the_node_costs() -> None:
+    gpu = find_gpu("h100")
+    assert sum(all_reduce(gpu, "nccl", 16, 1e6)) > sum(all_reduce(gpu, "nccl", 8, 1e6))
+    assert sum(all_reduce(over_pcie(gpu), "nccl", 8, 1e7)) > 5 * sum(all_reduce(gpu, "nccl", 8, 1e7))
+
+
+def test_the_seeds_communication_volume_of_70b_at_tp4() -> None:
+    """4 (t-1)/t h b L = 4 x 3/4 x 8192 x 2 x 80 bytes a token and GPU: two all-reduces a layer, not eight."""
+    assert bytes_per_token(setup("llama-3.1-70b", tp=4))["tp"] == 4 * 3 / 4 * 8192 * 2 * 80 == 3_932_160
+
+
+def test_bytes_go_over_the_axes_that_are_there() -> None:
+    assert bytes_per_token(setup("llama-3.1-70b")) == {"tp": 0, "pp": 0, "ep": 0}
+    piped = bytes_per_token(setup("llama-3.1-70b", pp=4))
+    assert piped["pp"] == 8192 * 2 * 2
+    mixed = setup("mixtral-8x7b", attention_dp=8, ep=8)
+    assert remote_groups(mixed) == pytest.approx(7 * (1 - (7 / 8) ** 2))
+    assert bytes_per_token(mixed)["ep"] == pytest.approx((1 + 2) * 4096 * remote_groups(mixed) * 32)
+
+
+def test_experts_are_read_as_tokens_touch_them() -> None:
+    one, many = (pass_terms(setup("qwen3-30b-a3b"), batch, 100).weights for batch in (1, 256))
+    assert 3 < many / one < 16
+    assert expert_imbalance(8, 32) == 1
+    assert expert_imbalance(8, 8192) == pytest.approx(1.6)
+
+
+def test_each_factor_scales_its_own_term() -> None:
+    s = setup("llama-3.1-70b", tp=8)
+    now = pass_terms(s, 4, 1000)
+    slower = pass_terms(replace(s, scale=Scale(latency=2, link=2)), 4, 1000)
+    assert slower.all_reduce == pytest.approx(2 * now.all_reduce)
+    assert slower.weights == now.weights
+    assert pass_terms(replace(s, scale=Scale(kernel=2, step=2)), 4, 1000).launch == pytest.approx(2 * now.launch)
+
+
+def test_the_limit_is_the_longest_term() -> None:
+    assert Terms(weights=1, kv=3, compute=2).limit == "kv"
+    assert pass_terms(setup("llama-3.1-70b"), 1, 100).limit == "weights"
+    assert pass_terms(setup("llama-3.1-8b"), 256, 16000).limit == "kv"
