@@ -213,6 +213,7 @@ class _Load:
             latency=latency,
             prompt_tokens=sum(sample.prompt_tokens for sample in fine),
             cached_tokens=sum(sample.cached_tokens for sample in fine),
+            events=sum(len(sample.events) for sample in fine),
             output_tokens=tokens,
             output_tokens_per_s=tokens / window_s if window_s > 0 else 0.0,
             requests_per_s=requests.ok / window_s if window_s > 0 else 0.0,

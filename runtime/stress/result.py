@@ -98,6 +98,8 @@ class Result(Struct, frozen=True):
     `kind`: "open loop" or "closed loop": latencies of a closed loop leave out the queue that its clients do not make.
     `output_tokens`: of answers that are whole, warm-up ones with what came in the window. `latency`: by `FORMULAS`' names,
     without those of which nothing was measured. `interactivity`: tokens/s that one client sees, 1000 / TPOT p50.
+    `events`: of the measured whole answers; fewer than their tokens when some came together or had no text, and then the ITL is
+    a gap between more than one token.
     """
 
     name: str
@@ -117,6 +119,7 @@ class Result(Struct, frozen=True):
     latency: dict[str, Latency]
     prompt_tokens: int
     cached_tokens: int
+    events: int
     output_tokens: float
     output_tokens_per_s: float
     requests_per_s: float

@@ -46,7 +46,7 @@ def test_a_constant_rate_begins_at_once_and_is_exact():
 @pytest.mark.parametrize(("first", "last"), [(10.0, 30.0), (30.0, 10.0)])
 def test_a_ramp_sends_its_mean_rate_and_grows_linearly(first: float, last: float):
     times = OpenLoop(first, "constant", ramp_to=last).times(random.Random(0), 100.0)
-    due = [at for at in islice(times, 3000)]
+    due = list(islice(times, 3000))
     assert sum(at < 100 for at in due) == pytest.approx(2000, abs=1)
     halfway = (first + (first + last) / 2) / 2 * 50
     assert sum(at < 50 for at in due) == pytest.approx(halfway, abs=1)
@@ -128,7 +128,7 @@ def test_faults_are_read():
      "t=1 SIGKILL rank=-1", "t=1 SIGKILL rank=1.5", "t=1 t=2 SIGKILL rank=1", "t=1 SIGSTOP rank=1 for=0"],
 )  # fmt: skip
 def test_a_bad_fault_is_refused_with_one_that_works(text: str):
-    with pytest.raises(BadPlan, match="--fault.*nearest that works"):
+    with pytest.raises(BadPlan, match=r"--fault.*nearest that works"):
         parse_fault(text)
 
 
@@ -162,7 +162,7 @@ def test_an_slo_is_read():
     ],
 )
 def test_what_cannot_be_is_refused_with_what_can(given: dict):
-    with pytest.raises(BadPlan, match="nearest that works: .+"):
+    with pytest.raises(BadPlan, match=r"nearest that works: .+"):
         wanted(given)
 
 
@@ -181,5 +181,5 @@ def test_what_does_not_fit_the_context_is_refused():
     check(plan, 300)
     with pytest.raises(BadPlan, match="holds 256; nearest that works: --input-tokens 156"):
         check(plan, 256)
-    with pytest.raises(BadPlan, match="line 1: 700 \\+ 8 tokens.*nearest"):
+    with pytest.raises(BadPlan, match=r"line 1: 700 \+ 8 tokens.*nearest"):
         check(Plan(parse_trace(TRACE), None), 605)

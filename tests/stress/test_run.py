@@ -41,6 +41,7 @@ def test_what_is_measured_is_what_the_server_does(paced_server: Server, fox: Pac
     assert found.latency["e2e"].p50 == pytest.approx(1000 * (FIRST_S + 19 * NEXT_S), rel=0.15)
     assert found.output_tokens == fox.tokens == 20 * found.requests.ok
     assert found.requests.sent == fox.started
+    assert found.events == fox.tokens
     assert found.requests.short == found.requests.errors == 0
     assert found.output_tokens_per_s == pytest.approx(fox.tokens / found.window_s)
     assert found.goodput is not None
@@ -56,6 +57,7 @@ def test_what_is_measured_is_what_the_server_does(paced_server: Server, fox: Pac
 def test_a_closed_loop_keeps_so_many_open(paced_server: Server, fox: PacedFrontend):
     found = run(small(ClosedLoop(3), duration_s=None, requests=9), target(paced_server))
     assert (found.kind, found.requests.ok, fox.tokens) == ("closed loop", 9, 180)
+    assert found.latency["ttft"].p50 == pytest.approx(1000 * FIRST_S, rel=0.15)
     assert found.requests_per_s == pytest.approx(3 / (FIRST_S + 19 * NEXT_S), rel=0.15)
 
 
@@ -113,7 +115,7 @@ def test_stopped_early_it_tells_what_it_has(paced_server: Server, fox: PacedFron
 
 def test_the_model_is_asked_for_its_context(paced_server: Server, fox: PacedFrontend):
     assert context_of(target(paced_server)) == 256
-    with pytest.raises(BadPlan, match="'cat'.*nearest that works: fox"):
+    with pytest.raises(BadPlan, match=r"'cat'.*nearest that works: fox"):
         context_of(target(paced_server, "cat"))
 
 

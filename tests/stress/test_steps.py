@@ -1,6 +1,7 @@
 """The knee of made-up curves, the report of made-up results."""
 
 import re
+from xml.etree import ElementTree
 
 import msgspec
 
@@ -19,7 +20,7 @@ def result(concurrency: int = 1, tokens_per_s: float = 100.0, e2e_s: float = 1.0
         name="<t>", url="http://127.0.0.1:1", kind="closed loop", load=f"closed loop, {concurrency} at once",
         concurrency=concurrency, input_tokens="8", asked_tokens="2", seed=0, started=0.0, interrupted=False, warmup_s=0.0,
         window_s=e2e_s, requests=Requests(ok, 0, ok, ok, 0, 0, 0), errors={"timeout": 1}, latency=latencies(samples),
-        prompt_tokens=8, cached_tokens=0, output_tokens=2.0, output_tokens_per_s=tokens_per_s, requests_per_s=1.0,
+        prompt_tokens=8, cached_tokens=0, events=2, output_tokens=2.0, output_tokens_per_s=tokens_per_s, requests_per_s=1.0,
         interactivity=4.0, goodput=goodput(samples, Slo(ttft=500), 1.0), generator=Generator(0.1, 90.0, 0.2, True, "its lag"),
         faults=(FaultDone("t=1 SIGKILL rank=0", 1.0, 7, "killed"),), timeline=(Second(0, 1, 1, 0, 0, 2.0, 500.0, 500.0, None),),
     )  # fmt: skip
@@ -71,3 +72,5 @@ def test_the_report_needs_nothing_from_outside():
         assert not re.search(r"(src|href)=|url\(|@import|<script", page)
         assert "<t>" not in page
         assert "nan" not in page
+        for drawn in re.findall("<svg.*?</svg>", page):
+            ElementTree.fromstring(drawn)
