@@ -1,0 +1,137 @@
+"""The daemon records a real deployment: what a screen showed live is what a replay shows, and no client is needed meanwhile."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from served import Served, until
+
+from profiles.measures import measure
+from profiles.player import Player, events_of
+from profiles.reader import Profile
+from runtime.client import DaemonError
+
+
+@pytest.fixture(scope="module")
+def served(make_checkpoint: Callable[..., Path]) -> Iterator[Served]:
+    with TemporaryDirectory(prefix="shardscope-test-") as path:
+        daemon = Served(Path(path))
+        daemon.deploy(make_checkpoint("llama"))
+        yield daemon
+        daemon.close()
+
+
+def started(served: Served, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "shardscope", "record", "t", *arguments, "--run-dir", str(served.process.run_dir.path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert "recording 't' to" in process.stderr.readline()
+    return process
+
+
+def requests(served: Served) -> int:
+    """That finished, as far as telemetry knows: engines tell four times a second."""
+    return sum(served.client.snapshot().deployments[0].engine.finished_by_reason.values())
+
+
+def shardscope(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "shardscope", *map(str, arguments)], capture_output=True, text=True, timeout=60)
+
+
+def test_a_recording_from_the_command_line_to_every_tool(served: Served, tmp_path: Path) -> None:
+    path = tmp_path / "run.mcap"
+    before = requests(served)
+    process = started(served, "-o", str(path))
+    for _ in range(4):
+        served.complete(60)
+    until(lambda: requests(served) == before + 4, 5)
+    live = served.deployment()
+    process.send_signal(signal.SIGINT)
+    out, words = process.communicate(timeout=20)
+    assert (process.returncode, out.strip()) == (0, str(path)), words
+    with Profile(path) as profile:
+        assert profile.complete
+        assert profile.provenance is not None
+        assert profile.provenance.layout == {"dp": 1, "pp": 1, "ep": 1, "tp": 2}
+        assert profile.provenance.torch
+        assert profile.provenance.config_hash
+        assert profile.provenance.settings["block_size"]
+        replayed = Player(profile).at(profile.end_ns).deployments[0]
+        assert replayed.engine.generated_tokens >= live["engine"]["generated_tokens"]
+        assert [rank.info.pid for rank in replayed.ranks] == [rank["pid"] for rank in live["ranks"]]
+        assert [rank.memory.weights for rank in replayed.ranks] == [rank["memory"]["weights"] for rank in live["ranks"]]
+        assert measure(profile).output_tokens == 4 * 60
+        assert any(event.kind == "recording" for event in events_of(profile))
+    at = json.loads(shardscope("replay", path, "--json", "--at", "0:00.5").stdout)
+    assert at["deployments"][0]["name"] == "t"
+    summary = json.loads(shardscope("replay", path, "--summary", "--json").stdout)
+    assert summary["requests"] == 4
+    assert shardscope("export", path, "--format", "chrome", "-o", tmp_path / "trace.json").returncode == 0
+    assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    (tmp_path / "cut").write_bytes(path.read_bytes()[:-300])
+    assert shardscope("recover", tmp_path / "cut", "-o", tmp_path / "healed.mcap").returncode == 0
+    assert shardscope("compare", path, tmp_path / "nothing").returncode == 2
+
+
+def test_the_recording_outlives_the_client_that_asked_for_it(served: Served, tmp_path: Path) -> None:
+    path = tmp_path / "alone.mcap"
+    process = started(served, "-o", str(path), "--seconds", "2")
+    process.kill()
+    process.communicate()
+    until(path.exists, 10)
+    with Profile(path) as profile:
+        assert profile.complete
+        assert profile.seconds > 0.5
+
+
+def test_one_recording_at_a_time_and_no_file_is_overwritten(served: Served, tmp_path: Path) -> None:
+    assert [type(news).__name__ for news in served.client.record("t", tmp_path / "a.mcap", wait=False)] == ["Begun"]
+    with pytest.raises(DaemonError, match="already"):
+        list(served.client.record("t", tmp_path / "b.mcap"))
+    report = served.client.stop_recording("t")
+    assert (report.error, report.files) == ("", [str(tmp_path / "a.mcap")])
+    for path, words in ((tmp_path / "a.mcap", "exists"), (tmp_path / "no" / "dir.mcap", "No such file")):
+        with pytest.raises(DaemonError, match=words):
+            list(served.client.record("t", path))
+    with pytest.raises(DaemonError, match="not being recorded"):
+        served.client.stop_recording("t")
+    with pytest.raises(DaemonError, match="no deployment 'nobody'"):
+        list(served.client.record("nobody", tmp_path / "c.mcap"))
+
+
+def test_a_daemon_that_ends_finishes_its_recordings(run_dir: Path, make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    daemon = Served(run_dir)
+    daemon.deploy(make_checkpoint("llama"))
+    list(daemon.client.record("t", tmp_path / "last.mcap", wait=False))
+    daemon.complete(20)
+    until(lambda: requests(daemon) == 1, 5)
+    daemon.close()
+    with Profile(tmp_path / "last.mcap") as profile:
+        assert profile.complete
+        assert measure(profile).output_tokens == 20
+
+
+def test_a_killed_daemon_leaves_all_but_the_last_second(
+    run_dir: Path, make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    daemon = Served(run_dir)
+    daemon.deploy(make_checkpoint("llama"))
+    list(daemon.client.record("t", tmp_path / "killed.mcap", wait=False))
+    daemon.complete(20)
+    until(lambda: requests(daemon) == 1, 5)
+    time.sleep(1.5)  # the flush
+    os.kill(daemon.process.pid, signal.SIGKILL)
+    with suppress(Exception):
+        daemon.close()
+    said = shardscope("recover", tmp_path / "killed.mcap.part", "-o", tmp_path / "saved.mcap")
+    assert said.returncode == 0, said.stderr
+    with Profile(tmp_path / "saved.mcap") as profile:
+        assert measure(profile).output_tokens == 20
