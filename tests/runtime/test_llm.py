@@ -159,12 +159,13 @@ def test_a_stop_string_ends_the_text_before_it(llm: LLM, include: bool) -> None:
     stop = whole.text[9:12]
     at = whole.text.index(stop)
     asked = SamplingParams(**{**_fields(wish), "stop": stop, "include_stop_str_in_output": include})
+    aborted = llm.engine.records()[0].aborted
     cut = llm.generate("Hello", asked)[0].outputs[0]
     assert cut.text == whole.text[: at + len(stop) if include else at]
     assert (cut.finish_reason, cut.stop_reason) == ("stop", stop)
     assert cut.token_ids == whole.token_ids[: len(cut.token_ids)]
     assert len(cut.token_ids) < 40
-    assert not llm.engine.busy, "the engine was told"
+    assert llm.engine.records()[0].aborted == aborted + 1, "the engine is told to go no further"
 
 
 def test_a_stop_token_ends_it_too(llm: LLM) -> None:

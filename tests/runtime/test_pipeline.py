@@ -58,14 +58,18 @@ def _hub(directory: Path) -> Iterator[tuple[str, Any]]:
 
 
 def overlapping(first: list[StepRecord], second: list[StepRecord]) -> float:
-    """The share of the second stage's steps during which the first works on another slot."""
-    busy = [(r.start_ns, r.start_ns + r.wall_ns, r.step) for r in first]
+    """The share of the second stage's steps during whose computing the first computes for another slot.
+
+    Where in a step the host's gap lies is not recorded: it is taken to come first on the first stage and last on the second,
+    which can only make the overlap smaller.
+    """
+    busy = [(r.start_ns + r.gap_ns, r.start_ns + r.gap_ns + r.compute_ns, r.step) for r in first]
     count = 0
     for record in second:
-        end = record.start_ns + record.wall_ns
-        start = end - record.wall_ns + record.recv_wait_ns  # it waits before it computes
+        start = record.start_ns + record.recv_wait_ns
+        end = start + record.compute_ns
         shared = sum(max(0, min(end, b) - max(start, a)) for a, b, step in busy if step != record.step)
-        count += shared > 0.2 * (end - start)
+        count += shared > 0.02 * (end - start)
     return count / len(second)
 
 
@@ -85,8 +89,8 @@ def test_stages_work_at_the_same_time(traced: Traced, make_checkpoint: MakeCheck
 
 def test_decodes_are_split_equally_over_the_micro_batches(traced: Traced, make_checkpoint: MakeCheckpoint) -> None:
     _, steps = traced(make_checkpoint("llama"), 8, 24, pp=2, dtype="float32")
-    steady = [r for r in steps[1] if not r.prefill_tokens][2:-4]
-    assert len(steady) > 20
+    # not to the end: the older sequences may be a few tokens ahead when the engine finds several answers at once
+    steady = [r for r in steps[1] if not r.prefill_tokens][2:22]
     assert {r.decode_tokens for r in steady} == {4}
 
 
@@ -98,11 +102,12 @@ def test_times_add_up(traced: Traced, make_checkpoint: MakeCheckpoint) -> None:
             assert r.gap_ns + r.recv_wait_ns + r.compute_ns + axes == pytest.approx(r.wall_ns, rel=0.02)
             assert (r.recv_wait_ns > 0) == (rank >= 2), "the first stage waits for no other, the second always a little"
             assert r.compute_ns > 0
-        # no time between two steps is forgotten
+        # no time between two steps is forgotten, and none counted twice
         ends = [r.start_ns + r.wall_ns for r in records]
         starts = [r.start_ns - r.idle_ns for r in records]
         assert statistics.median(abs(start - end) for start, end in zip(starts[1:], ends[:-1], strict=True)) < 1e6
         assert all(start >= end for start, end in zip(starts[1:], ends[:-1], strict=True))
+        assert all(r.start_ns == end for r, end in zip(records[1:], ends[:-1], strict=True) if not r.idle_ns)
 
 
 def test_collectives_are_those_of_the_model(traced: Traced, make_checkpoint: MakeCheckpoint) -> None:
