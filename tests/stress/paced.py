@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "http"))
 
 from fake_frontend import FakeFrontend, Server, build_tokenizer
 
+from runtime.checkpoint.tokenizer import Tokenizer
 from runtime.frontend import TextDelta
 from runtime.protocol import FINISH_LENGTH, TokensOut
 from runtime.sampling import SamplingParams
@@ -26,11 +27,16 @@ __all__ = ["PacedFrontend", "Server", "build_tokenizer", "target"]
 class PacedFrontend(FakeFrontend):
     """The first token `FIRST_S` after the request, then one every `NEXT_S`, by the clock: lateness does not add up.
 
-    `tokens` counts what was sent. Every `fail_every`-th request fails with `fail`, before its token `fail_at`.
+    `tokens` counts what was sent, `late_s` is how long after its time each was. Every `fail_every`-th request
+    fails with `fail`, before its token `fail_at`.
     """
 
     tokens = 0
     fail_every = 1
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__(tokenizer)
+        self.late_s: list[float] = []
 
     async def generate(self, prompt: list[int], params: SamplingParams) -> AsyncIterator[TextDelta]:
         begun = time.monotonic()
@@ -41,7 +47,9 @@ class PacedFrontend(FakeFrontend):
         for i in range(params.max_tokens):
             if fails and i == self.fail_at:
                 raise self.fail
-            await asyncio.sleep(max(0.0, begun + FIRST_S + i * NEXT_S - time.monotonic()))
+            due = begun + FIRST_S + i * NEXT_S
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            self.late_s.append(time.monotonic() - due)
             finish = FINISH_LENGTH if i + 1 == params.max_tokens else None
             self.tokens += 1
             yield stream.add(TokensOut("r", [100], finish, cached_tokens=0))

@@ -26,8 +26,10 @@ from runtime.stress.load import Progress, run
 from runtime.stress.plan import ClosedLoop, Plan
 from runtime.stress.result import Result
 from runtime.stress.values import BadPlan
+from telemetry.formulas import percentile
 
 ROOT = Path(__file__).parents[2]
+CALM_S = 0.004
 
 
 def small(pattern: OpenLoop | ClosedLoop, **other: object) -> Plan:
@@ -35,13 +37,14 @@ def small(pattern: OpenLoop | ClosedLoop, **other: object) -> Plan:
 
 
 def run_calmly(plan: Plan, server: Server, fox: PacedFrontend, on_progress: Callable[[Progress], None] | None = None) -> Result:
-    """Again, at most twice, while the machine is too busy with others to keep the server's pace."""
+    """Again, at most twice, while the machine is too busy with others for the server to keep its own pace."""
     for _ in range(3):
         fox.tokens = fox.started = 0
+        fox.late_s.clear()
         found = run(plan, target(server), on_progress)
-        if found.latency["ttft"].p50 < 1150 * FIRST_S and found.latency["ttft"].p90 < 1500 * FIRST_S:
-            break
-    return found
+        if percentile(fox.late_s, 90) < CALM_S and found.generator.lag_ms_p50 < 1000 * CALM_S:
+            return found
+    pytest.skip(f"the machine is too busy: the server's tokens were {1000 * percentile(fox.late_s, 90):.1f} ms late (p90)")
 
 
 def test_what_is_measured_is_what_the_server_does(paced_server: Server, fox: PacedFrontend):
