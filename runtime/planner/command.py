@@ -53,7 +53,7 @@ def plan(
         engine = launch or engine
         known = _calibration(calibration)
         found = find_model(model)
-        weights = (found.quantisation or "bf16") if dtype == "auto" else dtype
+        weights = (found.stored_as or "bf16") if dtype == "auto" else dtype
         kv = find_engine(engine).kv if kv_dtype == "auto" else kv_dtype
         cluster = _cluster(gpu, gpus, gpu_file, known)
         request = Request(found, cluster, isl, osl, concurrency, rate, weights, kv, engine, known)

@@ -1,7 +1,6 @@
 """What one step costs a rank, term by term. All times are seconds; all sizes are of one rank.
 
-A step carries `decodes` tokens that continue and `prompt` tokens that begin, per attention group. Every term is linear in the
-layers, so a layer is costed once and a stage or a whole pass is a multiple of it.
+Every term is linear in the layers, so a layer is costed once and a stage or a whole pass is a multiple of it.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ from typing import NamedTuple
 
 from runtime.planner.collectives import NOTHING, Exchange, all_reduce, all_to_all, hand_over
 from runtime.planner.hardware import Cluster, Gpu
-from runtime.planner.memory import BF16_BYTES, Precision
+from runtime.planner.memory import Precision
 from runtime.planner.models import Model
-from runtime.planner.parameters import Engine, Grouped, Rates, Scale, curve, find_format, grouped, rates, read_curve, scalar
+from runtime.planner.parameters import Engine, Grouped, Rates, Scale, curve, grouped, rates, read_curve, scalar
 from runtime.planner.sharding import Sharding
 
 
@@ -35,7 +34,8 @@ class Terms(NamedTuple):
         return sum(self)
 
     def times(self, factor: float) -> Terms:
-        return Terms(*(factor * term for term in self))
+        w, k, c, r, a, h, n = self
+        return Terms(factor * w, factor * k, factor * c, factor * r, factor * a, factor * h, factor * n)
 
     @staticmethod
     def sum(parts: Iterable[Terms]) -> Terms:
@@ -45,6 +45,28 @@ class Terms(NamedTuple):
     def limit(self) -> str:
         """The term that takes longest."""
         return max(self._fields, key=lambda name: float(getattr(self, name)))
+
+
+class Work(NamedTuple):
+    """What a step carries, for each attention group: tokens that continue at `context` tokens, and `prompt` tokens of prompts
+    that look back `reach` in the mean. Only that `share` of the groups has a prompt; all wait for the ones that do."""
+
+    decodes: float
+    context: float
+    prompt: float = 0.0
+    reach: float = 0.0
+    share: float = 1.0
+
+    @property
+    def rows(self) -> float:
+        return self.decodes + self.prompt
+
+
+class Step(NamedTuple):
+    """A micro-batch's way through all stages, and the stage that the others wait for."""
+
+    whole: Terms
+    stage: Terms
 
 
 @dataclass(frozen=True)
@@ -100,7 +122,7 @@ class _Body:
             experts=model.experts / s.ep,
             attention_rates=rates(gpu, form.attention),
             weight_rates=rates(gpu, form.weights),
-            head_rates=rates(gpu, find_format("bf16")),
+            head_rates=rates(gpu, form.plain),
             mlp_width=width,
             kv_bytes=model.kv_elements(s.tp) * form.kv.bytes,
             kernels=kernels,
@@ -108,18 +130,15 @@ class _Body:
         )
 
 
-def layer_terms(
-    setup: Setup, decodes: float, context: float, prompt: float = 0.0, reach: float = 0.0, share: float = 1.0
-) -> Terms:
-    """One mean layer: `decodes` tokens at `context` tokens, and `prompt` tokens of prompts that look back `reach` in the mean.
-    Only that `share` of the attention groups carries a prompt; all wait for the ones that do.
+def layer_terms(setup: Setup, work: Work) -> Terms:
+    """One mean layer.
 
     Matrices of one kind share their rows, so they cost as one: reading takes params x bytes / (BW eta_m), multiplying
     2 rows params / (F eta_c), together their p-norm.
     """
     model, s, body, scale = setup.model, setup.sharding, setup.body, setup.scale
-    rows = decodes + prompt
-    tokens = (decodes + share * prompt) * s.attention_dp  # of the stage
+    rows = work.rows
+    tokens = (work.decodes + work.share * work.prompt) * s.attention_dp  # of the stage
     weights, compute = _matmul(setup, rows, body.attention, body.attention * setup.form.attention.bytes, body.attention_rates)
     if body.plain:
         w, c = _matmul(setup, rows, body.mlp, body.mlp * setup.form.weights.bytes, body.weight_rates)
@@ -130,23 +149,23 @@ def layer_terms(
         weights, compute = weights + (1 - body.plain) * w, compute + (1 - body.plain) * c
         exchange = _dispatch_and_combine(setup, rows)
     moved = scalar("elementwise_hidden") * model.hidden + scalar("elementwise_wide") * body.mlp_width
-    compute += rows * moved * BF16_BYTES / setup.gpu.bandwidth * scale.compute
-    kv = _decode_attention(setup, decodes, context) + _prompt_attention(setup, prompt, reach)
-    reduced = all_reduce(setup.gpu, setup.engine.all_reduce, s.tp, rows * model.hidden * BF16_BYTES)
+    compute += rows * moved * setup.form.plain.bytes / setup.gpu.bandwidth * scale.compute
+    kv = _decode_attention(setup, work) + _prompt_attention(setup, work)
+    reduced = all_reduce(setup.gpu, setup.engine.all_reduce, s.tp, rows * model.hidden * setup.form.plain.bytes)
     a2a = (1 - body.plain) * _seconds(exchange, scale)
     launch = (body.kernels * scalar("kernel_us") * 1e-6 + (1 - body.plain) * body.grouped.overhead) * scale.kernel
     return Terms(weights, kv, compute, 2 * _seconds(reduced, scale), a2a, 0.0, launch)  # attention's sums and the MLP's
 
 
 def head_terms(setup: Setup, rows: float) -> Terms:
-    """The LM head, which stays in 16 bits, for the tokens that need logits."""
+    """The LM head, which no recipe quantises, for the tokens that need logits."""
     parameters = setup.model.embedding / setup.sharding.tp
-    return Terms(*_split(setup, rows, parameters, parameters * BF16_BYTES, setup.body.head_rates))
+    return _split(setup, rows, parameters, parameters * setup.form.plain.bytes, setup.body.head_rates)
 
 
 def hop_terms(setup: Setup, rows: float) -> Terms:
     """One boundary between stages. tp ranks each send their part to their peer."""
-    size = rows * setup.model.hidden * BF16_BYTES * scalar("pipeline_tensors") / setup.sharding.tp
+    size = rows * setup.model.hidden * setup.form.plain.bytes * scalar("pipeline_tensors") / setup.sharding.tp
     within = setup.sharding.replica_ranks <= setup.gpu.node_gpus
     return Terms(hand_over=_seconds(hand_over(setup.gpu, size, within), setup.scale))
 
@@ -156,28 +175,18 @@ def step_overhead(setup: Setup) -> Terms:
     return Terms(launch=scalar("step_ms") * 1e-3 * setup.scale.step)
 
 
-def pass_terms(
-    setup: Setup, decodes: float, context: float, prompt: float = 0.0, reach: float = 0.0, share: float = 1.0
-) -> Terms:
-    """All stages one after another: how long a micro-batch travels."""
-    layer = layer_terms(setup, decodes, context, prompt, reach, share)
-    hops = hop_terms(setup, decodes + prompt).times(setup.sharding.pp - 1)
-    head = head_terms(setup, decodes + (1 if prompt else 0))
-    return Terms.sum((layer.times(setup.model.layers), head, hops, step_overhead(setup)))
-
-
-def slowest_stage(
-    setup: Setup, decodes: float, context: float, prompt: float = 0.0, reach: float = 0.0, share: float = 1.0
-) -> Terms:
-    """The stage that the others wait for: one layer more than the mean, or the head besides its layers."""
+def step(setup: Setup, work: Work) -> Step:
+    """All stages one after another, and the slowest: one layer more than the mean, or the head besides its layers."""
     model, pp = setup.model, setup.sharding.pp
-    layer = layer_terms(setup, decodes, context, prompt, reach, share)
-    head = head_terms(setup, decodes + (1 if prompt else 0))
-    last = Terms.sum((layer.times(model.layers // pp), head))
-    most = layer.times(-(-model.layers // pp))
-    stage = last if last.total >= most.total else most
-    hop = hop_terms(setup, decodes + prompt) if pp > 1 else Terms()
-    return Terms.sum((stage, hop, step_overhead(setup)))
+    layer, overhead = layer_terms(setup, work), step_overhead(setup)
+    head = head_terms(setup, work.decodes + (1 if work.prompt else 0))
+    if pp == 1:
+        whole = Terms.sum((layer.times(model.layers), head, overhead))
+        return Step(whole, whole)
+    hop = hop_terms(setup, work.rows)
+    whole = Terms.sum((layer.times(model.layers), head, hop.times(pp - 1), overhead))
+    last, most = Terms.sum((layer.times(model.layers // pp), head)), layer.times(-(-model.layers // pp))
+    return Step(whole, Terms.sum((max(last, most, key=lambda terms: terms.total), hop, overhead)))
 
 
 def _seconds(exchange: Exchange, scale: Scale) -> float:
@@ -216,7 +225,7 @@ def _experts(setup: Setup, rows: float, tokens: float) -> tuple[float, float]:
     total = (a + b) ** (1 / p) if rows else 0.0
     weights, compute = total * a / (a + b or 1), total * b / (a + b or 1)
     wide = scalar("elementwise_wide") * model.expert_intermediate / s.etp
-    moved = chosen * (scalar("expert_hidden") * model.hidden + wide) * BF16_BYTES
+    moved = chosen * (scalar("expert_hidden") * model.hidden + wide) * setup.form.plain.bytes
     compute += moved / setup.gpu.bandwidth * setup.scale.compute
     if body.shared:
         w, c = _matmul(setup, rows, body.shared, body.shared * setup.form.weights.bytes, body.weight_rates)
@@ -238,7 +247,7 @@ def remote_groups(setup: Setup) -> float:
 
 
 def _dispatch_and_combine(setup: Setup, rows: float) -> Exchange:
-    """Two all-to-alls a layer: tokens to their experts in the weights' activation format, results back in 16 bits."""
+    """Two all-to-alls a layer: tokens to their experts in the weights' activation format, results back unquantised."""
     groups = setup.sharding.attention_dp
     if groups == 1:
         return NOTHING
@@ -247,42 +256,42 @@ def _dispatch_and_combine(setup: Setup, rows: float) -> Exchange:
     else:
         sent = rows * setup.model.hidden * groups  # every group's tokens go everywhere
     there = all_to_all(setup.gpu, groups, sent * setup.form.weights.activation_bytes)
-    back = all_to_all(setup.gpu, groups, sent * BF16_BYTES)
+    back = all_to_all(setup.gpu, groups, sent * setup.form.plain.bytes)
     return Exchange(there.latency + back.latency, there.transfer + back.transfer)
 
 
-def _decode_attention(setup: Setup, decodes: float, context: float) -> float:
+def _decode_attention(setup: Setup, work: Work) -> float:
     """Reads every token's cache; latent attention also multiplies enough to be bound by it."""
-    if not decodes:
+    if not work.decodes:
         return 0.0
     model, gpu = setup.model, setup.gpu
-    remembered = model.remembered(context)
-    read = decodes * remembered * setup.body.kv_bytes / (gpu.bandwidth * scalar("decode_attention_efficiency"))
+    remembered = work.decodes * model.remembered(work.context)  # tokens of cache
+    read = remembered * setup.body.kv_bytes / (gpu.bandwidth * scalar("decode_attention_efficiency"))
     if model.latent is not None:
         wide = 2 * model.latent.kv_rank + model.latent.rope
-        flops = 2 * decodes * remembered * model.heads / setup.sharding.tp * wide
+        flops = 2 * remembered * model.heads / setup.sharding.tp * wide
         p = scalar("roofline_norm")
         multiply = flops / (gpu.flops["bf16"] * scalar("mla_attention_efficiency"))
         read = (read**p + multiply**p) ** (1 / p)
     return (read + scalar("decode_attention_floor_us") * 1e-6) * setup.scale.attention
 
 
-def _prompt_attention(setup: Setup, prompt: float, reach: float) -> float:
+def _prompt_attention(setup: Setup, work: Work) -> float:
     """Causal attention of a prompt: 4 n_q d T S flops, S its mean context, at the measured share of the 16-bit peak."""
-    if not prompt:
+    if not work.prompt:
         return 0.0
     model, gpu = setup.model, setup.gpu
     width = 2 * model.head_dim if model.latent is None else sum(model.latent[2:])
-    flops = 2 * model.heads / setup.sharding.tp * width * prompt * model.remembered(reach)
-    share = read_curve(curve("prefill_attention_mfu"), 2 * reach)
+    flops = 2 * model.heads / setup.sharding.tp * width * work.prompt * model.remembered(work.reach)
+    share = read_curve(curve("prefill_attention_mfu"), 2 * work.reach)
     return flops / (gpu.flops.get("bf16", gpu.flops.get("fp32", 0.0)) * share) * setup.scale.attention
 
 
 def bytes_per_token(setup: Setup) -> dict[str, float]:
     """Bytes that one GPU sends for one token of its group, by axis. TP: 4 (t-1)/t h b l; PP: its boundary's; EP: both ways."""
     model, s = setup.model, setup.sharding
-    hidden = model.hidden * BF16_BYTES
-    both = model.hidden * (setup.form.weights.activation_bytes + BF16_BYTES)
+    hidden = model.hidden * setup.form.plain.bytes
+    both = model.hidden * (setup.form.weights.activation_bytes + setup.form.plain.bytes)
     return {
         "tp": 4 * (s.tp - 1) / s.tp * hidden * model.layers / s.pp,
         "pp": hidden * scalar("pipeline_tensors") / s.tp if s.pp > 1 else 0.0,

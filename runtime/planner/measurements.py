@@ -84,8 +84,8 @@ def read_row(row: Mapping[str, str], line: int) -> Measurement:
     gpus = int(_number(row["n_gpus"], "n_gpus"))
     sharding = _sharding(row, gpus, protocol)
     isl, osl = _number(row["isl"], "isl"), _number(row["osl"], "osl")
-    native = model.quantisation == "fp8-block" and row["precision"] == "fp8"
-    weights = model.quantisation if native else row["precision"]
+    native = model.stored_as == "fp8-block" and row["precision"] == "fp8"
+    weights = model.stored_as if native else row["precision"]
     form = precision(model, weights, _cache(engine.kv, weights))
     setup = Setup(model, sharding, Cluster(gpu, gpus), form, engine)
     family = re.split(r" [(\[]", source)[0]

@@ -11,27 +11,28 @@ from runtime.planner.names import load
 from runtime.planner.parameters import Engine, Format, curve, find_format, read_curve, scalar
 from runtime.planner.sharding import Sharding, broken_rules
 
-BF16_BYTES = 2
-
 
 @dataclass(frozen=True)
 class Precision:
-    """Formats of weights and cache. `attention` differs from `weights` where a recipe quantises the experts alone."""
+    """Formats by part. `attention` differs from `weights` where a recipe quantises the experts alone; `plain` is what no recipe
+    quantises: embedding, head, router, norms, activations between layers."""
 
     weights: Format
     attention: Format
     kv: Format
+    plain: Format
 
 
 @lru_cache(maxsize=256)
 def precision(model: Model, weights: str, kv: str) -> Precision:
-    """The formats of a model at `weights`; `kv` may be `same`: 8 bits when the weights are quantised."""
+    """The formats of a model at `weights`; `kv` may be `same`: 8 bits when the weights are quantised, or `plain`."""
     form, rule = find_format(weights), load("parameters")["quantised_parts"]
     experts_only = form.name in rule["experts_only"] or model.family in rule["experts_only_families"]
-    attention = find_format("bf16") if experts_only and form.name in rule["for_formats"] else form
-    if kv == "same":
-        kv = "fp8" if form.bytes <= 1.01 else form.name
-    return Precision(form, attention, find_format(kv))
+    quantised = form.bytes < 2
+    plain = find_format("bf16") if quantised else form
+    attention = plain if experts_only and form.name in rule["for_formats"] else form
+    cache = {"same": "fp8" if quantised else plain.name, "plain": plain.name}.get(kv, kv)
+    return Precision(form, attention, find_format(cache), plain)
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,13 @@ class Verdict:
 
 
 def stage_weights(model: Model, sharding: Sharding, form: Precision, layers: int) -> float:
-    """Bytes of so many layers on one rank. Norms, biases and the router stay in 16 bits."""
+    """Bytes of so many layers on one rank. Norms, biases and the router stay plain."""
     s, weights = sharding, form.weights.bytes
     moe = layers * model.moe_layers / model.layers
     experts = -(-model.experts // s.ep) * model.expert(s.etp) if model.experts else 0
     attention = layers * model.attention(s.tp) * form.attention.bytes
     mlp = (layers - moe) * model.mlp(s.tp) * weights + moe * (experts + model.shared(s.tp)) * weights
-    return attention + mlp + (moe * model.router + layers * model.small / model.layers) * BF16_BYTES
+    return attention + mlp + (moe * model.router + layers * model.small / model.layers) * form.plain.bytes
 
 
 def rank_weights(model: Model, sharding: Sharding, form: Precision) -> float:
@@ -78,7 +79,7 @@ def rank_weights(model: Model, sharding: Sharding, form: Precision) -> float:
     The vocabulary is padded to 64 t rows; a tied embedding is stored twice when the stages that need it differ.
     """
     s = sharding
-    vocab = -(-model.vocab // (64 * s.tp)) * 64 * model.hidden * BF16_BYTES
+    vocab = -(-model.vocab // (64 * s.tp)) * 64 * model.hidden * form.plain.bytes
     most, fewest = -(-model.layers // s.pp), model.layers // s.pp
     if s.pp == 1:
         return stage_weights(model, s, form, most) + vocab * (1 if model.tied else 2)
@@ -93,7 +94,7 @@ def rank_memory(model: Model, sharding: Sharding, gpu: Gpu, form: Precision, eng
     tokens = engine.max_batched_tokens
     coefficient = read_curve(curve("activation_by_tp"), s.tp) * (scalar("activation_moe") if model.experts else 1)
     logits = engine.max_batched_tokens // 8 * model.vocab * 4 / s.tp
-    activations = max(scalar("activation_floor_gib") * GIB, tokens * model.hidden * coefficient * BF16_BYTES) + logits
+    activations = max(scalar("activation_floor_gib") * GIB, tokens * model.hidden * coefficient * form.plain.bytes) + logits
     if s.attention_dp > 1:
         activations += tokens * model.experts_per_token * model.hidden * form.weights.activation_bytes
     context = scalar("cuda_context_gib") + scalar("graphs_gib") + (scalar("nccl_gib") if s.replica_ranks > 1 else 0)
@@ -117,10 +118,18 @@ def sequences(model: Model, memory: Memory, engine: Engine, isl: float, osl: flo
 
 
 def verdict(
-    model: Model, sharding: Sharding, cluster: Cluster, form: Precision, engine: Engine, isl: int, osl: int, wanted: float
+    model: Model,
+    sharding: Sharding,
+    cluster: Cluster,
+    form: Precision,
+    engine: Engine,
+    isl: int,
+    osl: int,
+    wanted: float,
+    memory: Memory | None = None,
 ) -> Verdict:
     """Does it fit? *tight* when it runs but holds fewer requests than wanted, or leaves the device nearly full."""
-    memory = rank_memory(model, sharding, cluster.gpu, form, engine)
+    memory = memory or rank_memory(model, sharding, cluster.gpu, form, engine)
     holds = sequences(model, memory, engine, isl, osl)
     longest = memory.kv_tokens
     if longest < min(isl + osl, model.max_position):

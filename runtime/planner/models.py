@@ -49,7 +49,7 @@ class Model:
     window: int | None = None  # tokens that a windowed layer remembers
     windowed_layers: int = 0
     max_position: int = 1 << 30
-    quantisation: str = ""  # the checkpoint's own format; empty: none
+    stored_as: str = ""  # the checkpoint's own format; empty: bfloat16
     small: int = 0  # norms, biases, router corrections, positions: parameters of no matrix
 
     @property
@@ -178,7 +178,7 @@ def _decoder(name: str, family: str, config: Mapping[str, Any]) -> Model:
         window=window,
         windowed_layers=windowed,
         max_position=int(config.get("max_position_embeddings") or 1 << 30),
-        quantisation=_quantisation(config),
+        stored_as=_stored_as(config),
         small=_small(config, family, hidden, layers, heads, kv_heads, head_dim, latent, experts),
     )
 
@@ -236,9 +236,12 @@ def _window(config: Mapping[str, Any], family: str, layers: int) -> tuple[int | 
     return int(config["sliding_window"]), layers // 2 if family == "gpt_oss" else layers
 
 
-def _quantisation(config: Mapping[str, Any]) -> str:
+def _stored_as(config: Mapping[str, Any]) -> str:
     given = config.get("quantization_config") or {}
     method = str(given.get("quant_method", "")).lower()
+    if not method:
+        dtype = str(config.get("dtype") or config.get("torch_dtype") or "").removeprefix("torch.")
+        return {"float32": "fp32", "float16": "fp16"}.get(dtype, "")
     if method == "fp8":
         return "fp8-block" if given.get("weight_block_size") else "fp8"
     known = {"mxfp4": "mxfp4", "awq": "int4", "gptq": "int4", "modelopt": "fp8", "nvfp4": "nvfp4", "modelopt_fp4": "nvfp4"}

@@ -53,7 +53,7 @@ class Engine:
     reserve: str  # "full": a request is admitted with input and output reserved; "mean": it grows into its blocks
     max_batched_tokens: int
     dispatch: str  # of tokens to experts: "all_to_all", "all_gather", or "nvlink": the first where NVLink is
-    kv: str  # cache format when none is asked: "same" as 8-bit weights or bf16
+    kv: str  # cache format when none is asked: a name, "same" (8 bits with quantised weights) or "plain" (never quantised)
 
 
 @cache

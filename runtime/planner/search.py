@@ -16,6 +16,9 @@ from runtime.planner.parameters import find_engine
 from runtime.planner.serving import Prediction, Workload, predict
 from runtime.planner.sharding import Sharding, broken_rules, layouts, warnings
 
+POINTS = 4000  # predictions of one search, so that it stays under a second for a thousand GPUs
+MOST_LOADS, FEWEST_LOADS = 10, 4  # of one layout
+
 
 @dataclass(frozen=True)
 class Request:
@@ -107,12 +110,14 @@ def find_use_case(name: str) -> UseCase:
 
 def make_plan(request: Request, use_case: UseCase) -> Plan:
     """Judge and predict every layout of the cluster."""
-    entries = [judge(request, sharding) for sharding in layouts(request.cluster.gpus, request.model.experts > 0, request.engine)]
+    every = list(layouts(request.cluster.gpus, request.model.experts > 0, request.engine))
+    loads = max(FEWEST_LOADS, min(MOST_LOADS, POINTS // len(every)))
+    entries = [judge(request, sharding, loads) for sharding in every]
     points = [point for entry in entries for point in entry.points]
     return Plan(request, use_case, entries, pareto(points), choose(points, use_case))
 
 
-def judge(request: Request, sharding: Sharding) -> Entry:
+def judge(request: Request, sharding: Sharding, points: int = MOST_LOADS) -> Entry:
     """One layout under the request: why it cannot be, or what it gives at each load."""
     setup = request.setup(sharding)
     broken = broken_rules(sharding, request.model, setup.form.weights)
@@ -122,27 +127,29 @@ def judge(request: Request, sharding: Sharding) -> Entry:
     groups = sharding.dp * sharding.attention_dp
     room = int(sequences(request.model, memory, setup.engine, request.isl, request.osl) * groups)
     wanted = request.concurrency or groups
-    found = verdict(request.model, sharding, request.cluster, setup.form, setup.engine, request.isl, request.osl, wanted)
+    isl, osl, engine = request.isl, request.osl, setup.engine
+    found = verdict(request.model, sharding, request.cluster, setup.form, engine, isl, osl, wanted, memory)
     if found.word == "no":
         return Entry(sharding, [], found, memory, 0)
     notes = warnings(sharding, request.model, request.cluster)
-    base = Workload(request.isl, request.osl)
+    if isl + osl > request.model.max_position:
+        notes.append(f"the model was made for {request.model.max_position:,} tokens, {isl + osl:,} are asked")
+    base = Workload(isl, osl)
     if request.rate is not None:
         loads = [replace(base, rate=request.rate)]
     elif request.concurrency is not None:
         loads = [replace(base, concurrency=request.concurrency)]
     else:
-        loads = [replace(base, concurrency=count) for count in _counts(room, groups)]
-    return Entry(sharding, [], found, memory, room, notes, [predict(setup, load) for load in loads])
+        loads = [replace(base, concurrency=count) for count in _counts(room, groups, points)]
+    return Entry(sharding, [], found, memory, room, notes, [predict(setup, load, memory) for load in loads])
 
 
-def _counts(room: int, groups: int) -> list[int]:
-    """Loads worth a point: from one request a group to as many as fit, doubling, or by fours where groups are many."""
-    counts, count = [], groups
-    while count < room:
-        counts.append(count)
-        count *= 2 if groups <= 16 else 4
-    return [*counts, max(room, 1)]
+def _counts(room: int, groups: int, points: int) -> list[int]:
+    """Loads worth a point: evenly spaced in their logarithm, from one request a group to as many as fit, groups alike."""
+    if room <= groups:
+        return [max(room, 1)]
+    ratio = (room / groups) ** (1 / (points - 1))
+    return sorted({groups * round(ratio**i) for i in range(points - 1)} | {room})
 
 
 def pareto(points: Sequence[Prediction]) -> list[Prediction]:

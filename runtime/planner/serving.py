@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from runtime.planner.cost import Setup, Terms, bytes_per_token, pass_terms, slowest_stage
+from runtime.planner.cost import Setup, Terms, Work, bytes_per_token, step
 from runtime.planner.memory import Memory, rank_memory, sequences
 from runtime.planner.parameters import scalar
 from runtime.planner.sharding import Sharding
@@ -68,9 +68,12 @@ class Prediction:
         return bytes_per_token(self.setup)
 
 
-def predict(setup: Setup, workload: Workload) -> Prediction:
-    """The layout's service under the workload. A rate becomes the concurrency that Little's law gives it."""
-    memory = rank_memory(setup.model, setup.sharding, setup.gpu, setup.form, setup.engine)
+def predict(setup: Setup, workload: Workload, memory: Memory | None = None) -> Prediction:
+    """The layout's service under the workload. A rate becomes the concurrency that Little's law gives it.
+
+    `memory` spares working out again what does not depend on the workload.
+    """
+    memory = memory or rank_memory(setup.model, setup.sharding, setup.gpu, setup.form, setup.engine)
     groups = setup.sharding.dp * setup.sharding.attention_dp
     room = sequences(setup.model, memory, setup.engine, workload.isl, workload.osl) * groups
     room = max(1.0, min(room, workload.max_batch * setup.sharding.dp))
@@ -104,8 +107,7 @@ def _cycle(setup: Setup, workload: Workload, n: float) -> _Cycle:
     s, context = setup.sharding, workload.isl + workload.osl / 2
     batches = max(1.0, min(s.pp, n))
     group = max(1.0, n / batches / s.attention_dp)
-    stage = slowest_stage(setup, group, context)
-    whole = pass_terms(setup, group, context)
+    whole, stage = step(setup, Work(group, context))
     # prompt tokens of a mean step come as whole prompts, several together when many begin, in chunks when one is too long
     tokens = group * workload.isl / workload.osl
     chunk = min(max(tokens, workload.isl), max(setup.engine.max_batched_tokens - group, 256.0))
@@ -114,7 +116,7 @@ def _cycle(setup: Setup, workload: Workload, n: float) -> _Cycle:
     groups = 1 if workload.balanced else s.attention_dp
     late = 1 - (1 - carrying) ** (batches * groups) if carrying < 1 else carrying
     share = carrying / (1 - (1 - carrying) ** groups) if carrying < 1 else 1.0
-    longer = slowest_stage(setup, group, context, chunk, workload.isl / 2, share).total - stage.total
+    longer = step(setup, Work(group, context, chunk, workload.isl / 2, share)).stage.total - stage.total
     prompts = batches * longer * late
     decode = max(whole.total, batches * stage.total)
     busy = batches * (whole.total / s.pp + carrying * longer)
@@ -168,7 +170,7 @@ def _prompt_pass(setup: Setup, workload: Workload, cycle: _Cycle) -> tuple[Terms
     decodes = cycle.group if cycle.n > 1 else 0.0
     chunk = min(workload.isl, max(setup.engine.max_batched_tokens - cycle.group, 256.0))
     chunks = max(1.0, workload.isl / chunk)
-    terms = pass_terms(setup, decodes, cycle.context, chunk, workload.isl / 2)
+    terms = step(setup, Work(decodes, cycle.context, chunk, workload.isl / 2)).whole
     dispatch = scalar("prompt_dispatch_ms") * 1e-3 * setup.model.layers * setup.scale.queue
     return terms, chunks * max(terms.total, dispatch)
 
@@ -215,7 +217,7 @@ def amdahl(prediction: Prediction) -> tuple[float, float]:
     setup, s = prediction.setup, prediction.sharding
     single = replace(setup, sharding=replace(s, tp=1, ep=max(1, s.ep // s.tp) if s.ep > s.attention_dp else s.ep))
     group = max(1.0, prediction.batch / s.dp / max(1, s.pp) / s.attention_dp)
-    one = pass_terms(single, group, prediction.workload.isl + prediction.workload.osl / 2)
+    one = step(single, Work(group, prediction.workload.isl + prediction.workload.osl / 2)).whole
     split = one.weights + one.kv + one.compute
     serial = one.launch + one.all_to_all + one.hand_over + prediction.step.all_reduce
     share = split / (split + serial)

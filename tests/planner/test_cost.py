@@ -10,10 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.planner.collectives import all_reduce
-from runtime.planner.cost import Terms, bytes_per_token, expert_imbalance, pass_terms, remote_groups, slowest_stage
+from runtime.planner.cost import Setup, Terms, Work, bytes_per_token, expert_imbalance, remote_groups, step
 from runtime.planner.hardware import find_gpu, over_pcie
 from runtime.planner.names import load
 from runtime.planner.parameters import Scale
+
+
+def whole(setup: Setup, decodes: float, context: float, prompt: float = 0, reach: float = 0) -> Terms:
+    return step(setup, Work(decodes, context, prompt, reach)).whole
+
 
 TP = st.sampled_from([1, 2, 4, 8])
 
@@ -21,12 +26,12 @@ TP = st.sampled_from([1, 2, 4, 8])
 @given(TP, st.sampled_from([1, 2, 4]), st.floats(1, 512), st.floats(1, 20000))
 def test_terms_are_never_negative_and_more_work_is_never_faster(tp: int, pp: int, batch: float, context: float) -> None:
     s = setup("llama-3.1-70b", tp=tp, pp=pp)
-    now = pass_terms(s, batch, context)
+    now = whole(s, batch, context)
     assert all(term >= 0 for term in now)
-    assert now.total <= pass_terms(s, batch + 1, context).total
-    assert now.total <= pass_terms(s, batch, context + 100).total
-    assert now.total < pass_terms(s, batch, context, 64, 32).total
-    assert slowest_stage(s, batch, context).total <= now.total
+    assert now.total <= whole(s, batch + 1, context).total
+    assert now.total <= whole(s, batch, context + 100).total
+    assert now.total < whole(s, batch, context, 64, 32).total
+    assert step(s, Work(batch, context)).stage.total <= now.total
 
 
 @given(st.sampled_from(["h100", "b200", "rtx-pro-6000", "l4"]), st.sampled_from([2, 4, 8]), st.floats(1e3, 1e9))
@@ -63,7 +68,7 @@ def test_bytes_go_over_the_axes_that_are_there() -> None:
 
 
 def test_experts_are_read_as_tokens_touch_them() -> None:
-    one, many = (pass_terms(setup("qwen3-30b-a3b"), batch, 100).weights for batch in (1, 256))
+    one, many = (whole(setup("qwen3-30b-a3b"), batch, 100).weights for batch in (1, 256))
     assert 3 < many / one < 16
     assert expert_imbalance(8, 32) == 1
     assert expert_imbalance(8, 8192) == pytest.approx(1.6)
@@ -71,14 +76,14 @@ def test_experts_are_read_as_tokens_touch_them() -> None:
 
 def test_each_factor_scales_its_own_term() -> None:
     s = setup("llama-3.1-70b", tp=8)
-    now = pass_terms(s, 4, 1000)
-    slower = pass_terms(replace(s, scale=Scale(latency=2, link=2)), 4, 1000)
+    now = whole(s, 4, 1000)
+    slower = whole(replace(s, scale=Scale(latency=2, link=2)), 4, 1000)
     assert slower.all_reduce == pytest.approx(2 * now.all_reduce)
     assert slower.weights == now.weights
-    assert pass_terms(replace(s, scale=Scale(kernel=2, step=2)), 4, 1000).launch == pytest.approx(2 * now.launch)
+    assert whole(replace(s, scale=Scale(kernel=2, step=2)), 4, 1000).launch == pytest.approx(2 * now.launch)
 
 
 def test_the_limit_is_the_longest_term() -> None:
     assert Terms(weights=1, kv=3, compute=2).limit == "kv"
-    assert pass_terms(setup("llama-3.1-70b"), 1, 100).limit == "weights"
-    assert pass_terms(setup("llama-3.1-8b"), 256, 16000).limit == "kv"
+    assert whole(setup("llama-3.1-70b"), 1, 100).limit == "weights"
+    assert whole(setup("llama-3.1-8b"), 256, 16000).limit == "kv"

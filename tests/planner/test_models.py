@@ -139,6 +139,8 @@ def test_planner_and_runtime_read_the_same_model(config: dict[str, object]) -> N
 def test_a_checkpoint_directory_is_read(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
     assert find_model(str(tmp_path)).layers == 6
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA | {"torch_dtype": "float32"}))
+    assert find_model(str(tmp_path)).stored_as == "fp32"
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     with pytest.raises(PlanError, match="no hidden_size"):
         find_model(str(tmp_path))

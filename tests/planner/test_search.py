@@ -19,21 +19,21 @@ CHAT, VOICE, BATCH = (find_use_case(name) for name in ("chat", "voice", "batch")
 
 
 def seconds(asked: Request) -> float:
-    """The best of three: what the search itself takes, whatever else the machine does."""
+    """Processor time, the best of five: what the search itself takes, whatever else the machine does."""
 
     def once() -> float:
-        start = time.perf_counter()
+        start = time.process_time()
         make_plan(asked, CHAT)
-        return time.perf_counter() - start
+        return time.process_time() - start
 
-    return min(once() for _ in range(3))
+    return min(once() for _ in range(5))
 
 
 @pytest.mark.parametrize(
     ("asked", "limit"),
     [
         (request("llama-3.1-70b"), 0.05),
-        (request("qwen3-235b-a22b", engine="vllm"), 0.05),
+        (request("qwen3-235b-a22b", engine="sglang"), 0.05),
         (request("deepseek-v3", gpus=1024), 1.0),
         (request("llama-3.1-405b", gpus=1024), 1.0),
     ],
