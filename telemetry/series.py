@@ -78,7 +78,7 @@ class Seconds:
     def state(self, now_ns: int, window_ns: int) -> SecondsState:
         """All that a window of this length and a history can show from `now` on."""
         edge = (now_ns - window_ns) // SECOND
-        rows = {second: row for second, row in self._rows.items() if second >= edge}
+        rows = {second: list(row) for second, row in self._rows.items() if second >= edge}
         older = {second: shown for second, row in self._rows.items() if second < edge and (shown := self._shown_in(row))}
         return SecondsState(self._first, self._newest, rows, older)
 
@@ -87,7 +87,8 @@ class Seconds:
         if not all(map(math.isfinite, (*state.older.values(), *(amount for row in state.rows.values() for amount in row)))):
             raise ValueError("an amount that is no number")
         before = [0] * self._shown
-        self._rows = state.rows | {second: [*before, amount] for second, amount in state.older.items()}
+        self._rows = {second: list(row) for second, row in state.rows.items()}
+        self._rows |= {second: [*before, amount] for second, amount in state.older.items()}
         self._first, self._newest = state.first_ns, state.newest
 
     def _shown_in(self, row: Sequence[int | float]) -> float:

@@ -218,6 +218,16 @@ def test_a_fold_restored_from_a_keyframe_goes_on_as_if_nothing_had_been(cut):
         second.add(message, arrived + 60 * S)
 
 
+def test_a_keyframe_and_its_folds_share_nothing():
+    first = fold_of(deployment(), engine(T), step(T, 200 * MS))
+    keyframe = first.keyframe(T + S)
+    before, second = first.snapshot(T + S), Fold.restored(keyframe)
+    for fold in (second, Fold.restored(keyframe)):
+        fold.add(envelope(step(T + 300 * MS, 200 * MS), engine(T + S, generated=50), sender="daemon", seq=9), T + S)
+    assert first.snapshot(T + S) == before
+    assert Fold.restored(keyframe).snapshot(T + S) == before
+
+
 def test_a_keyframe_of_one_deployment():
     fold = fold_of(deployment(), deployment(name="other"), step(T, S))
     part = Fold.restored(fold.keyframe(T + S).only("demo")).snapshot(T + S)
