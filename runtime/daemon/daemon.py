@@ -70,6 +70,8 @@ def bind_http(address: str) -> socket.socket:
     host = host.strip("[]")
     bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # connections inherit it; asyncio sets it only on sockets it made, and a token would wait 40 ms for an acknowledgement
+    bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         bound.bind((host, int(port)))
     except OSError as error:
