@@ -63,10 +63,7 @@ class RankFold:
         start, end = record.start_ns, record.start_ns + record.wall_ns
         transfer = sum(axis.transfer_ns for axis in record.axes.values())
         if record.idle_ns > 0:
-            self._times.spread(start - record.idle_ns, start, (0, record.idle_ns))
-            for begin, until, had_work in work.pieces(start - record.idle_ns, start):
-                if had_work:
-                    self._times.spread(begin, until, (0, 0, until - begin, until - begin))
+            self._add_idle(start - record.idle_ns, start, work)
         wall, tokens = record.wall_ns, record.prefill_tokens + record.decode_tokens
         wait, compute = record.recv_wait_ns, record.compute_ns
         amounts = [1, wall, wall, wait, compute + transfer, compute, wait, record.gap_ns, tokens]
@@ -82,6 +79,14 @@ class RankFold:
         self._steps += 1
         if self.fault == "STALLED":
             self.fault = None
+
+    def _add_idle(self, start: int, end: int, work: WorkTimeline) -> None:
+        for begin, until, had_work in work.pieces(start, end):
+            length = until - begin
+            self._times.spread(begin, until, (0, length, length, length) if had_work else (0, length))
+            end = begin
+        if start < end:
+            self._times.spread(start, end, (0, end - start))
 
     def view(self, info: RankInfo, state: str, work: WorkTimeline, lost: int, now_ns: int, window_ns: int) -> RankView:
         """The rank at `now_ns`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from operator import add
 
 from msgspec import Struct
@@ -84,7 +84,7 @@ class Seconds:
 
     def restore(self, state: SecondsState) -> None:
         """Become what `state` was taken of. Raises ValueError when it can be of no `Seconds`."""
-        if not all(map(math.isfinite, (*state.older.values(), *(amount for row in state.rows.values() for amount in row)))):
+        if not all(map(math.isfinite, chain(state.older.values(), *state.rows.values()))):
             raise ValueError("an amount that is no number")
         before = [0] * self._shown
         self._rows = {second: list(row) for second, row in state.rows.items()}
@@ -104,10 +104,9 @@ class Seconds:
             elif second < self._newest - HISTORY - 1:
                 return
             self._rows[second] = list(amounts)
-        elif len(row) == len(amounts):
-            row[:] = map(add, row, amounts)
         else:
-            row[:] = [done + amount for done, amount in zip_longest(row, amounts, fillvalue=0)]
+            row += [0] * (len(amounts) - len(row))
+            row[: len(amounts)] = map(add, row, amounts)
 
 
 class WorkTimeline:
