@@ -3,6 +3,7 @@
 Times are `time.perf_counter_ns()` (CLOCK_MONOTONIC on Linux), comparable between processes of one
 host. Durations are nanoseconds. Sizes are bytes. A field added later has a default, so that an old
 reader and a new writer understand each other; `None` means *unavailable*, never zero.
+What comes by the thousand is kept from the garbage collector (`gc=False`): it can hold no circle.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ SCHEMA_VERSION = 1
 Count = Annotated[int, Meta(ge=0, le=1 << 48)]  # bounded, so that no sum of what a message claims leaves 64 bits
 
 
-class AxisTime(Struct, frozen=True):
+class AxisTime(Struct, frozen=True, gc=False):
     """The collectives of one axis during one step of one rank.
 
     `wait_ns` is the time from this rank's arrival to the last rank's; `transfer_ns` the time from
@@ -29,7 +30,7 @@ class AxisTime(Struct, frozen=True):
     transfer_ns: int = 0
 
 
-class StepRecord(Struct, frozen=True, tag="step"):
+class StepRecord(Struct, frozen=True, tag="step", gc=False):
     """One forward pass of one micro-batch through one stage, as one rank saw it.
 
     `wall_ns` runs from the end of this rank's previous step (or the arrival of the plan, when the rank
@@ -173,7 +174,7 @@ class DeploymentRecord(Struct, frozen=True, tag="deployment"):
 Record = StepRecord | RankMemory | EngineRecord | RequestRecord | EventRecord | DeviceRecord | DeploymentRecord
 
 
-class Envelope(Struct, frozen=True, array_like=True):
+class Envelope(Struct, frozen=True, array_like=True, gc=False):
     """What a message on the telemetry socket holds: who sent it, its place in the sender's order, its records.
 
     `seq` grows by one a message; `lost` counts the sender's messages that the full socket refused so far.
