@@ -21,10 +21,11 @@ from pydantic import ValidationError
 
 from runtime.checkpoint.config import read_shape
 from runtime.checkpoint.tokenizer import Tokenizer
-from runtime.daemon.launcher import Endpoints, RankGroup, Zygote
+from runtime.daemon.launcher import RankGroup, Zygote
+from runtime.daemon.rendezvous import binding, endpoints_under
 from runtime.daemon.settle import Machine, settle
 from runtime.engine.core import Engine
-from runtime.engine.messages import Attach, Bind
+from runtime.engine.messages import Attach
 from runtime.engine.ranks import RankSockets
 from runtime.protocol import Generate, TokenLogprobs
 from runtime.sampling import SamplingParams
@@ -120,23 +121,11 @@ class LLM:
         self.load_s = time.perf_counter() - started
 
     def _launch(self) -> None:
-        spec, place = self.spec, f"ipc://{self._directory.name}"
-        plans = [f"{place}/plans-{rank}" for rank in range(spec.layout.world_size)]
-        endpoints = Endpoints(plans, f"{place}/results", self._hub if spec.telemetry else "")
+        spec = self.spec
+        endpoints = endpoints_under(Path(self._directory.name), spec.layout.world_size, self._hub if spec.telemetry else "")
         settle(spec, self.shape, Machine.here())  # refuses before there is a zygote
         self._zygote = self._zygote or Zygote()
-        bind = Bind(
-            generation=1,
-            layout=spec.layout.asdict(),
-            plans=endpoints.plans,
-            results=endpoints.results,
-            max_num_seqs=spec.max_num_seqs,
-            max_num_batched_tokens=spec.max_num_batched_tokens,
-            block_size=spec.block_size,
-            slots=spec.slots,
-            prefix_caching=spec.enable_prefix_caching,
-            eos_token_ids=list(self.shape.eos_token_ids),
-        )
+        bind = binding(spec, self.shape, 1, endpoints)
         self._sockets = RankSockets(self._context, bind)
         self._group = RankGroup.launch(spec, self.shape, 1, endpoints, None, self._zygote)
         if not self._group.wait():

@@ -1,4 +1,4 @@
-"""The processes of one generation: how its engine and its ranks find each other, who looks after them, and their end."""
+"""The processes of one generation: who looks after its engine and its ranks, and their end."""
 
 from __future__ import annotations
 
@@ -7,46 +7,17 @@ import math
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-from runtime.checkpoint.config import ModelShape
 from runtime.daemon import blame
 from runtime.daemon.attention import Attention
 from runtime.daemon.blame import RankFailure
 from runtime.daemon.engine_link import EngineLink
-from runtime.daemon.launcher import Endpoints, RankGroup
-from runtime.engine.messages import Bind
-from runtime.spec import DeploymentSpec
+from runtime.daemon.launcher import RankGroup
 
 GONE_S = 5.0  # for killed processes to be gone
 STACKS_S = 0.2  # for ranks that hang to write their stacks
 LEAVE_S = 1.0  # for ranks that were told to
 _TICK_S = 0.5
-
-
-def endpoints_under(sockets: Path, world_size: int, telemetry: str) -> Endpoints:
-    return Endpoints(
-        plans=[f"ipc://{sockets / str(rank)}" for rank in range(world_size)],
-        results=f"ipc://{sockets / 'r'}",
-        telemetry=telemetry,
-        store=str(sockets / "store"),
-    )
-
-
-def binding(spec: DeploymentSpec, shape: ModelShape, generation: int, endpoints: Endpoints) -> Bind:
-    """What the engine is told of a generation before there is one."""
-    return Bind(
-        generation=generation,
-        layout=spec.layout.asdict(),
-        plans=endpoints.plans,
-        results=endpoints.results,
-        max_num_seqs=spec.max_num_seqs,
-        max_num_batched_tokens=spec.max_num_batched_tokens,
-        block_size=spec.block_size,
-        slots=spec.slots,
-        prefix_caching=spec.enable_prefix_caching,
-        eos_token_ids=list(shape.eos_token_ids),
-    )
 
 
 class Generation:

@@ -22,10 +22,11 @@ from runtime.daemon.blame import RankFailure
 from runtime.daemon.engine_link import EngineLink
 from runtime.daemon.engines import Engines
 from runtime.daemon.frontend import DeploymentFrontend
-from runtime.daemon.generation import Generation, binding, endpoints_under
+from runtime.daemon.generation import Generation
 from runtime.daemon.house import House
 from runtime.daemon.launcher import Endpoints, LaunchRefused, RankGroup
 from runtime.daemon.reconfigure import Change, Settled, settled
+from runtime.daemon.rendezvous import binding, endpoints_under
 from runtime.daemon.reports import Reports
 from runtime.daemon.restarts import Restarts
 from runtime.daemon.settle import Machine, settle
