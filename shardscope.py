@@ -449,7 +449,7 @@ def watch(place: RunDir, seconds: float | None, headless: bool = False) -> None:
         from tui.app import main as show
         from tui.source import LiveSource
 
-        show(LiveSource(info.telemetry))
+        show(LiveSource(info.telemetry), run_dir=place.path)
         return
     from runtime.client import ControlClient
 

@@ -18,12 +18,15 @@ from telemetry.losses import Losses
 from telemetry.rank_fold import RankFold
 from telemetry.records import (
     SCHEMA_VERSION,
+    CollectiveRecord,
     DeploymentRecord,
     DeviceRecord,
     EngineRecord,
     Envelope,
     EventRecord,
+    ExpertRecord,
     RankMemory,
+    RankRecord,
     Record,
     RequestRecord,
     StepRecord,
@@ -158,7 +161,7 @@ class Fold:
                 continue
             if isinstance(record, EventRecord):
                 self._events.append(msgspec.structs.replace(record, text=record.text[:MAX_TEXT]))
-            name = envelope.deployment if isinstance(record, StepRecord | RankMemory | DeviceRecord) else record.deployment
+            name = envelope.deployment if isinstance(record, RankRecord) else record.deployment
             deployment = self._deployments.get(name)
             if isinstance(record, DeploymentRecord):
                 if deployment is None:
@@ -213,4 +216,6 @@ def _time_ns(record: Record) -> int:
         return record.start_ns + record.wall_ns
     if isinstance(record, RequestRecord):
         return record.finished_ns
-    return 0 if isinstance(record, RankMemory) else record.time_ns
+    if isinstance(record, CollectiveRecord | ExpertRecord):
+        return record.end_ns
+    return record.time_ns

@@ -30,6 +30,14 @@ class AxisTime(Struct, frozen=True, gc=False):
     transfer_ns: int = 0
 
 
+class Phase(Struct, frozen=True, array_like=True, gc=False):
+    """A stretch of one step on one rank. Host work is the time that no phase covers."""
+
+    name: str  # "recv" (waiting for the previous stage), "forward", "send", "sample"
+    offset_ns: int  # from the step's start
+    duration_ns: int
+
+
 class StepRecord(Struct, frozen=True, tag="step", gc=False):
     """One forward pass of one micro-batch through one stage, as one rank saw it.
 
@@ -57,18 +65,68 @@ class StepRecord(Struct, frozen=True, tag="step", gc=False):
     kv_blocks_total: int
     memory_bytes: int  # device memory (CUDA) or resident set (CPU) of the process
     expert_tokens: list[Count] | None = None  # by local expert, all layers of the stage summed, dummies excluded
+    phases: list[Phase] = []  # in order, without overlap; with the gaps between them they fill `wall_ns`
+
+
+class CollectiveRecord(Struct, frozen=True, tag="collective", gc=False):
+    """One kind of collective call of one rank between two moments, about a second apart, calls of one size class only.
+
+    Size class c holds messages of more than 2^(c-1) and at most 2^c bytes. `bytes` counts as nccl-tests does (the message of an
+    all-reduce, the total over members of the others). The histograms count calls by bucket of duration, see
+    `telemetry.histograms.duration_bucket`. `first` is the number of the first call on its axis: with it ranks are joined.
+    """
+
+    rank: int
+    generation: int
+    start_ns: int
+    end_ns: int
+    axis: str  # "tp", "ep", "pp", "dp"
+    op: str  # "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send", "recv", "barrier"
+    size_class: int
+    members: int
+    first: Count
+    calls: Count
+    bytes: Count
+    wait_ns: Count
+    transfer_ns: Count
+    waits: dict[int, Count] = {}  # calls by bucket of wait
+    durations: dict[int, Count] = {}  # calls by bucket of wait + transfer
+
+
+class ExpertRecord(Struct, frozen=True, tag="experts", gc=False):
+    """Tokens that each expert of a rank took between two moments, about a second apart; dummies excluded.
+
+    `tokens[i][j]`: layer `layers[i]` of the model, expert `experts[j]` of that layer. Ranks of one tp group hold parts of the
+    same experts and count the same tokens.
+    """
+
+    rank: int
+    generation: int
+    start_ns: int
+    end_ns: int
+    layers: list[int]
+    experts: list[int]
+    tokens: list[list[Count]]
 
 
 class RankMemory(Struct, frozen=True, tag="memory"):
-    """Where a rank's memory went, once after loading. Bytes; `None`: not known on this device."""
+    """Where a rank's memory is, after loading and then once a second at most. Bytes; `None`: not known on this device.
+
+    The parts are disjoint: `used = weights + kv + activations + workspace + other`.
+    """
 
     rank: int
     generation: int
     weights: int
     kv: int
-    activations: int | None
+    activations: int | None  # the most that forward passes held so far
     total: int | None  # capacity that the rank may use
     free: int | None
+    workspace: int | None = None  # packed copies, communication buffers, captured graphs
+    other: int | None = None  # interpreter, libraries, CUDA context
+    used: int | None = None
+    peak: int | None = None  # the largest `used` so far
+    time_ns: int = 0
 
 
 class EngineRecord(Struct, frozen=True, tag="engine"):
@@ -109,6 +167,7 @@ class RequestRecord(Struct, frozen=True, tag="request"):
     cached_tokens: int
     output_tokens: int
     finish_reason: str
+    gaps_ns: list[Count] = []  # between the moments at which consecutive tokens were ready, the first token's left out
 
 
 class EventRecord(Struct, frozen=True, tag="event"):
@@ -137,6 +196,21 @@ class DeviceRecord(Struct, frozen=True, tag="device"):
     power_w: float | None = None
     temperature_c: float | None = None
     sm_clock_mhz: int | None = None
+    memory_clock_mhz: int | None = None
+    power_limit_w: float | None = None
+    throttle: list[str] | None = None  # reasons now at work, in NVML's words; empty: none
+    ecc_corrected: int | None = None  # counters since the driver was loaded
+    ecc_uncorrected: int | None = None
+    xid: int | None = None  # the last one, 0: none since this process looks
+    pcie_tx: float | None = None  # bytes/s
+    pcie_rx: float | None = None
+    nvlink_tx: float | None = None  # bytes/s, all links
+    nvlink_rx: float | None = None
+    sm_active: float | None = None  # percent, GPM: Hopper and later
+    tensor_active: float | None = None
+    dram_active: float | None = None
+    cpu_limit: float | None = None  # cores that the cgroup grants
+    memory_limit: int | None = None  # bytes that the cgroup grants
 
 
 class RankInfo(Struct, frozen=True):
@@ -171,7 +245,8 @@ class DeploymentRecord(Struct, frozen=True, tag="deployment"):
     reason: str = ""  # why it failed; what is changed, or why the change is taken back
 
 
-Record = StepRecord | RankMemory | EngineRecord | RequestRecord | EventRecord | DeviceRecord | DeploymentRecord
+RankRecord = StepRecord | CollectiveRecord | ExpertRecord | RankMemory | DeviceRecord  # the envelope names their deployment
+Record = RankRecord | EngineRecord | RequestRecord | EventRecord | DeploymentRecord
 
 
 class Envelope(Struct, frozen=True, array_like=True, gc=False):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from telemetry.records import EventRecord, RankInfo
+from telemetry.records import DeviceRecord, EventRecord, RankInfo
 
 
 class MemoryView(Struct, frozen=True):
@@ -19,15 +19,71 @@ class MemoryView(Struct, frozen=True):
     used: int | None = None
     total: int | None = None
     free: int | None = None
+    workspace: int | None = None
+    other: int | None = None
+    peak: int | None = None
 
 
 class AxisView(Struct, frozen=True):
-    """One axis' collectives over the window, per step of this rank."""
+    """One axis' collectives over the window, per step of this rank.
+
+    `late_ms`: how long the other members of its group waited for this rank beyond what it waited itself, mean over the others
+    and over the steps that all of them reported, joined by step; 0 for who is never last, `None` before any was joined.
+    """
 
     calls: float
     bytes: float
     wait_ms: float
     transfer_ms: float
+    late_ms: float | None = None
+
+
+class TimeSplit(Struct, frozen=True):
+    """Where a rank's time with work went over the window, in percent of it; the parts sum to 100.
+
+    `stage`: waiting for the previous stage. `host`: no work on the device while the replica had some. The bubble is
+    `stage + host idle`; waits inside collectives are `wait`.
+    """
+
+    compute: float
+    transfer: float
+    wait: float
+    stage: float
+    host: float
+
+
+class CollectiveView(Struct, frozen=True):
+    """One op of one axis in one size class over the window, all ranks of the deployment together.
+
+    Percentiles are of calls' durations (wait + transfer), exact to a bucket of 2^(1/8). `algorithm_bandwidth` and `bus_bandwidth`
+    in bytes/s of the transfer alone, by nccl-tests' formulas. `straggler`: the rank for which the others wait most, `None` where
+    none stands out; `late_us`: mean wait of the others in its group less its own.
+    """
+
+    axis: str
+    op: str
+    size_class: int  # messages of more than 2^(c-1) and at most 2^c bytes
+    members: int
+    calls_per_s: float  # of one rank
+    bytes: float  # mean of a call
+    wait_us: float  # mean of a call
+    transfer_us: float
+    p50_us: float
+    p99_us: float
+    wait_p99_us: float
+    algorithm_bandwidth: float | None
+    bus_bandwidth: float | None
+    straggler: int | None = None
+    late_us: float | None = None
+
+
+class ExpertsView(Struct, frozen=True):
+    """Tokens by layer and expert over the window. `owners[e]`: place on the ep axis of expert e. `tokens[i]`: of layer
+    `layers[i]`, by expert of the model."""
+
+    layers: tuple[int, ...]
+    owners: tuple[int, ...]
+    tokens: tuple[tuple[int, ...], ...]
 
 
 class RankView(Struct, frozen=True):
@@ -60,6 +116,8 @@ class RankView(Struct, frozen=True):
     steps: int
     lost: int  # messages lost between this rank and the hub
     age_s: float | None
+    split: TimeSplit | None = None
+    device: DeviceRecord | None = None  # the last one
 
     @property
     def allreduce_ms(self) -> float | None:
@@ -124,6 +182,9 @@ class DeploymentView(Struct, frozen=True):
     reason: str
     engine: EngineView
     ranks: tuple[RankView, ...]
+    collectives: tuple[CollectiveView, ...] = ()  # by axis, op, size class
+    experts: ExpertsView | None = None  # of a dense model
+    ideal_bubble_pct: float | None = None  # of stages as even as possible with the micro-batches in flight; `None` without stages
 
 
 class Snapshot(Struct, frozen=True):

@@ -19,8 +19,12 @@ class Key(NamedTuple):
     drop: int | None
 
 
+SCREENS = (  # a number key a screen; `name` is its mode
+    ("overview", Key("1", "1", "app.switch_mode('overview')", "Overview", "ranks, engine and events of one deployment", 4)),
+)
+
 APP = (
-    Key("1", "1", "app.switch_mode('overview')", "Overview", "ranks, engine and events of one deployment", 4),
+    *(key for _name, key in SCREENS),
     Key("space", "space", "app.pause", "pause", "freeze what is shown; collection goes on", 1),
     Key("t", "t", "app.next_theme", "theme", "next theme: dark, light, colour-blind", 6),
     Key("u", "u", "app.next_units", "units", "GiB (1024) or GB (1000)", 7),
@@ -30,16 +34,19 @@ APP = (
     Key("q", "q", "app.quit", "quit", "leave; daemon and ranks go on", 0),
 )
 
+VIEW = (  # what every screen can
+    Key("tab", "tab", "screen.next_deployment(1)", "next deployment", "show the next deployment", None),
+    Key("shift+tab", "⇧tab", "screen.next_deployment(-1)", "previous deployment", "show the previous one", None),
+    Key("down,j", "down j", "screen.scroll(1)", "down", "scroll", None),
+    Key("up,k", "up k", "screen.scroll(-1)", "up", "scroll", None),
+    Key("pagedown", "pgdn", "screen.scroll(10)", "page", "scroll", None),
+    Key("pageup", "pgup", "screen.scroll(-10)", "page", "scroll", None),
+)
+
 OVERVIEW = (
     Key("v", "v", "screen.next_form", "table/grid", "ranks by place in the layout, or one a line", 2),
     Key("slash", "/", "screen.filter", "filter", "show only the ranks that match, one a line", 3),
     Key("s", "s", "screen.next_sort", "sort", "next figure to sort the ranks by, greatest first", 5),
-    Key("tab,right_square_bracket", "tab ]", "screen.next_deployment(1)", "next deployment", "show the next deployment", None),
-    Key("shift+tab,left_square_bracket", "[", "screen.next_deployment(-1)", "previous deployment", "show the previous one", None),
-    Key("down,j", "down j", "screen.scroll(1)", "down", "scroll the ranks", None),
-    Key("up,k", "up k", "screen.scroll(-1)", "up", "scroll the ranks", None),
-    Key("pagedown", "pgdn", "screen.scroll(10)", "page", "scroll the ranks", None),
-    Key("pageup", "pgup", "screen.scroll(-10)", "page", "scroll the ranks", None),
     Key("escape", "esc", "screen.clear_filter", "clear filter", "show all ranks again", None),
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from telemetry.snapshot import Snapshot
@@ -21,10 +22,17 @@ class _Pause:
 class Session:
     """A pause holds the snapshot that is shown; the source goes on and its age with it."""
 
-    def __init__(self, source: Source, readonly: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        source: Source,
+        readonly: bool = False,
+        run_dir: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.source = source
+        self.readonly = readonly
+        self.run_dir = run_dir  # of the daemon that may be steered; None: nothing to steer
         self.options = Options()
-        self._readonly = readonly
         self._clock = clock
         self._pause: _Pause | None = None
 
@@ -32,7 +40,7 @@ class Session:
         """What to show now, and what is known of it."""
         paused_s = self._clock() - self._pause.since if self._pause else None
         snapshot = self._pause.snapshot if self._pause else self.source.latest()
-        return snapshot, Feed(self.source.name, self.source.age(), self.source.problem, paused_s, self._readonly)
+        return snapshot, Feed(self.source.name, self.source.age(), self.source.problem, paused_s, self.readonly)
 
     def pause_or_resume(self) -> None:
         self._pause = None if self._pause else _Pause(self.source.latest(), self._clock())

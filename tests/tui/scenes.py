@@ -12,7 +12,7 @@ from tui.view.overview import overview
 LOADING, STEADY, STRAGGLER, QUIET, RELAUNCH, FAILED = 4.0, 24.0, 45.0, 78.0, 113.0, 155.0
 MOMENTS = (0.0, LOADING, STEADY, STRAGGLER, QUIET, RELAUNCH, FAILED)
 FEED = Feed("scripted demo", 0.2)
-KEYS = keys.OVERVIEW + keys.APP
+KEYS = keys.OVERVIEW + keys.VIEW + keys.APP
 UP_TO_8_RANKS = ("tp1", "tp2", "tp4", "tp8", "pp2", "pp4", "dp2", "ep4", "tp2pp2", "tp2pp2dp2", "ep2tp2pp2", "tp4pp2")
 
 
@@ -33,4 +33,4 @@ def ranks_changed(snapshot, change):
 def drawn(snapshot, columns=80, rows=24, feed=FEED, **options):
     """The lines of the whole screen as text."""
     frame = overview(snapshot, feed, Options(**options), KEYS, columns, rows)
-    return [text(line) for line in (*frame.head, *frame.ranks, *frame.panels, *frame.foot)]
+    return [text(line) for line in (*frame.head, *frame.body, *frame.panels, *frame.foot)]

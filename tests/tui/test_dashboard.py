@@ -119,12 +119,11 @@ async def test_u_changes_units():
         assert any("134G/141G" in line for line in await redrawn(app, pilot))
 
 
-@pytest.mark.parametrize(("forth", "back"), [("tab", "shift+tab"), ("right_square_bracket", "left_square_bracket")])
-async def test_several_deployments(forth, back):
+async def test_several_deployments():
     async with dashboard() as (app, pilot):
-        await pilot.press(forth)
+        await pilot.press("tab")
         assert (await redrawn(app, pilot))[0].startswith(" llama-1b")
-        await pilot.press(back)
+        await pilot.press("shift+tab")
         assert (await redrawn(app, pilot))[0].startswith(" qwen3-30b")
 
 

@@ -50,17 +50,17 @@ def test_every_size_draws_within_its_columns(form):
     for snapshot, columns, rows in cases:
         frame = overview(snapshot, FEED, Options(form=form), KEYS, columns, rows)
         assert len(frame.head) + len(frame.panels) + len(frame.foot) <= rows
-        for line in (*frame.head, *frame.ranks, *frame.panels, *frame.foot):
+        for line in (*frame.head, *frame.body, *frame.panels, *frame.foot):
             assert len(text(line)) <= columns
 
 
 def test_64_ranks_keep_the_engine_in_sight_and_stand_side_by_side_where_they_can():
     narrow = overview(scene(STEADY, "tp8pp8"), FEED, Options(), KEYS, 79, 24)
-    assert len(narrow.ranks) == 64
+    assert len(narrow.body) == 64
     assert narrow.panels
     wide = overview(scene(STEADY, "tp8pp8"), FEED, Options(), KEYS, 199, 60)
-    assert len(wide.ranks) == 32
-    assert text(wide.ranks[0]).count("cuda:") == 2
+    assert len(wide.body) == 32
+    assert text(wide.body[0]).count("cuda:") == 2
 
 
 def test_columns_are_ranks_and_sections_are_stages():

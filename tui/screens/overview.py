@@ -2,101 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding
-from textual.screen import Screen
 from textual.widgets import Input
 
 from tui import keys
-from tui.session import Session
-from tui.view.options import chosen, neighbour
+from tui.keys import Key
+from tui.screens.view import View
+from tui.view.frame import Frame
+from tui.view.options import chosen
 from tui.view.overview import overview, shown_as_grid
 from tui.view.ranks import FILTER_HELP, SORTS
-from tui.widgets.lines import Lines
 
 
-class OverviewScreen(Screen[None]):
-    BINDINGS = [Binding(key.key, key.action, key.label, show=False) for key in keys.OVERVIEW]  # noqa: RUF012
+class OverviewScreen(View):
+    KEYS = keys.OVERVIEW
     CSS = """
-    OverviewScreen { layout: vertical; overflow: hidden; }
-    #ranks { height: 1fr; }
     #filter { display: none; height: 1; border: none; padding: 0 1; background: $panel; }
     #filter.-open { display: block; }
     """
-    AUTO_FOCUS = ""  # the filter would take every key
-    REDRAW_S = 0.25
 
-    def __init__(self, session: Session) -> None:
-        super().__init__()
-        self._session = session
-        self._parts = {name: Lines(id=name) for name in ("head", "ranks", "panels", "foot")}
-
-    def compose(self) -> ComposeResult:
-        yield from (self._parts[name] for name in ("head", "ranks", "panels"))
+    def middle(self) -> ComposeResult:
+        yield from super().middle()
         yield Input(placeholder=FILTER_HELP, id="filter", select_on_focus=False)
-        yield self._parts["foot"]
 
-    def on_mount(self) -> None:
-        self.set_interval(self.REDRAW_S, self.redraw)
+    def frame(self, columns: int, rows: int) -> Frame:
+        snapshot, feed = self.session.look()
+        return overview(snapshot, feed, self.session.options, self.usable_keys(), columns, rows - self._typing)
 
-    def on_resize(self) -> None:
-        self.redraw()
+    def usable_keys(self) -> Sequence[Key]:
+        return keys.FILTERING if self._typing else super().usable_keys()
 
-    def on_screen_resume(self) -> None:
-        self.redraw()
-
-    def redraw(self) -> None:
-        if not self.is_current or not self.size.width:
-            return
-        snapshot, feed = self._session.look()
-        typing = self._input.has_class("-open")
-        columns = self.size.width - 1  # the last one is the scroll bar's
-        usable = keys.FILTERING if typing else keys.OVERVIEW + keys.APP
-        frame = overview(snapshot, feed, self._session.options, usable, columns, self.size.height - typing)
-        for name, lines in (("head", frame.head), ("ranks", frame.ranks), ("panels", frame.panels), ("foot", frame.foot)):
-            part = self._parts[name]
-            if name != "ranks":
-                part.styles.height = len(lines)
-            part.show(lines)
+    @property
+    def _typing(self) -> bool:
+        return self._input.has_class("-open")
 
     @property
     def _input(self) -> Input:
         return self.query_one("#filter", Input)
 
-    def _set(self, **changes: str) -> None:
-        self._session.set(**changes)
-        self.redraw()
-
     def action_next_form(self) -> None:
         """To the other form than the one on the screen, whichever chose it."""
-        self._set(form="table" if self._in_grid() else "grid")
+        self.set_options(form="table" if self._in_grid() else "grid")
 
     def _in_grid(self) -> bool:
-        snapshot, _ = self._session.look()
-        deployment = chosen(snapshot, self._session.options)
+        snapshot, _ = self.session.look()
+        deployment = chosen(snapshot, self.session.options)
         room = self.size.height - self._parts["head"].size.height - self._parts["foot"].size.height
-        return deployment is not None and shown_as_grid(deployment, self._session.options, self.size.width - 1, room)
+        return deployment is not None and shown_as_grid(deployment, self.session.options, self.size.width - 1, room)
 
     def action_next_sort(self) -> None:
-        now = SORTS.index(self._session.options.sort)
-        self._set(sort=SORTS[(now + 1) % len(SORTS)], form="table")
-
-    def action_next_deployment(self, step: int) -> None:
-        self._set(deployment=neighbour(self._session.look()[0], self._session.options, step))
-
-    def action_choose(self, index: int) -> None:
-        snapshot, _ = self._session.look()
-        if snapshot is not None and index < len(snapshot.deployments):
-            self._set(deployment=snapshot.deployments[index].name)
-
-    def action_scroll(self, lines: int) -> None:
-        self._parts["ranks"].scroll_relative(y=lines, animate=False)
+        now = SORTS.index(self.session.options.sort)
+        self.set_options(sort=SORTS[(now + 1) % len(SORTS)], form="table")
 
     def action_filter(self) -> None:
         self._input.add_class("-open")
         self._input.focus()
-        self._set(form="table")
+        self.set_options(form="table")
 
     def action_clear_filter(self) -> None:
         self._input.value = ""
@@ -104,7 +68,7 @@ class OverviewScreen(Screen[None]):
 
     @on(Input.Changed, "#filter")
     def _filter_changed(self, event: Input.Changed) -> None:
-        self._set(filter=event.value.strip())
+        self.set_options(filter=event.value.strip())
 
     @on(Input.Submitted, "#filter")
     def action_keep_filter(self) -> None:

@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from telemetry.snapshot import DeploymentView, Snapshot
 from tui.keys import Key
 from tui.view import panels
+from tui.view.frame import Frame
 from tui.view.grid import columns_fit, grid, grid_rows
 from tui.view.heading import identity, tabs, verdict_lines
-from tui.view.line import Line, crop, line
+from tui.view.line import crop, line
 from tui.view.manual import footer
 from tui.view.options import Feed, Options, chosen
 from tui.view.table import table
 from tui.view.verdict import verdict
 
 _TALLEST_GRAPH = 6
-
-
-@dataclass(frozen=True)
-class Frame:
-    """What is drawn, top to bottom. `ranks` scrolls when it is longer than the room that the others leave."""
-
-    head: list[Line]
-    ranks: list[Line] = field(default_factory=list)
-    panels: list[Line] = field(default_factory=list)
-    foot: list[Line] = field(default_factory=list)
 
 
 def overview(snapshot: Snapshot | None, feed: Feed, options: Options, keys: Sequence[Key], columns: int, rows: int) -> Frame:
@@ -39,7 +29,7 @@ def overview(snapshot: Snapshot | None, feed: Feed, options: Options, keys: Sequ
     room = max(0, rows - len(head) - len(foot))
     deployment = chosen(snapshot, options)
     if snapshot is None or deployment is None:
-        return Frame(_cropped(head[:rows], columns), foot=foot)
+        return Frame(head, foot=foot).cropped(columns, rows)
     second = snapshot.time_ns // 1_000_000_000
     if not deployment.ranks:
         ranks = [line(" no ranks yet", "dim")]
@@ -53,11 +43,7 @@ def overview(snapshot: Snapshot | None, feed: Feed, options: Options, keys: Sequ
         ranks = ranks or [line(" no rank matches the filter; esc clears it", "dim")]
     below = max(room - len(ranks), min(panels.SMALLEST, room // 2))
     lower = panels.panels(deployment, snapshot, columns, below)
-    return Frame(_cropped(head[:rows], columns), _cropped(ranks, columns), _cropped(lower, columns), foot)
-
-
-def _cropped(lines: list[Line], columns: int) -> list[Line]:
-    return [crop(one, columns) for one in lines]
+    return Frame(head, ranks, lower, foot).cropped(columns, rows)
 
 
 def shown_as_grid(deployment: DeploymentView, options: Options, columns: int, room: int) -> bool:
