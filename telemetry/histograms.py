@@ -1,8 +1,12 @@
-"""Latency histograms of finished requests, under vLLM's names and with its buckets, so its dashboards read ours."""
+"""Latency histograms of finished requests, under vLLM's names and with its buckets, so its dashboards read ours.
+
+And the buckets of the durations of collectives, narrow enough for percentiles: each ends 2^(1/8) times higher than it starts.
+"""
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
@@ -22,6 +26,28 @@ BOUNDS: dict[str, tuple[float, ...]] = {
     "request_prefill_time_seconds": _WHOLE,
     "request_decode_time_seconds": _WHOLE,
 }
+
+_FINE = 1 << 9  # of an octave's parts, in which the eight edges of its buckets are rounded up
+_EDGES = [math.ceil(_FINE * 2 ** (eighth / 8)) for eighth in range(8)]
+_EIGHTH = [8] + [0] * (_FINE - 1) + [bisect_right(_EDGES, part) - 1 for part in range(_FINE, 2 * _FINE)]
+_BUCKETS = 48 * 8  # up to three days
+
+
+def duration_bucket(ns: int) -> int:
+    """The bucket of a duration, which is not negative: 8 log2(ns), rounded down, within a 500th; 0 for none."""
+    length = ns.bit_length()
+    return 8 * (length - 1) + _EIGHTH[(ns << 10) >> length]
+
+
+def duration_bounds(bucket: int) -> tuple[float, float]:
+    """Nanoseconds from which, and below which, durations fall into `bucket`; a number that is no bucket's means the nearest."""
+    bucket = min(max(0, bucket), _BUCKETS - 1)
+    return _start(bucket), _start(bucket + 1)
+
+
+def _start(bucket: int) -> float:
+    octave, eighth = divmod(bucket, 8)
+    return _EDGES[eighth] / _FINE * 2.0**octave
 
 
 def time_to_first_token_s(request: RequestRecord) -> float | None:
