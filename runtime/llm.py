@@ -27,7 +27,8 @@ from runtime.daemon.settle import Machine, settle
 from runtime.engine.core import Engine
 from runtime.engine.messages import Attach
 from runtime.engine.ranks import RankSockets
-from runtime.protocol import Generate, TokenLogprobs
+from runtime.interrupt import Held, interrupts_held
+from runtime.protocol import Generate, TokenLogprobs, TokensOut
 from runtime.sampling import SamplingParams
 from runtime.spec import DeploymentSpec
 from runtime.text import TextStream
@@ -198,27 +199,31 @@ class LLM:
         return prompt, self.tokenizer.encode(prompt)
 
     def _run(self, messages: list[Generate], running: dict[str, _Running]) -> None:
-        started = time.perf_counter()
-        try:
-            for message in messages:
-                self.engine.add(message)
-            for outputs in self._steps():
-                now = time.perf_counter() - started
-                for out in outputs:
-                    at = running.get(out.request)
-                    if at is None:
-                        continue
-                    _take(at, out, now)
-                    if at.output.finish_reason is not None:
-                        del running[out.request]
-                        if out.finish is None:
-                            self.engine.abort(out.request)
-        except BaseException:
-            for name in running:
-                self.engine.abort(name)
-            raise
+        # a step that is planned and not sent, or answered and not applied, would be waited for by the next call, forever
+        with interrupts_held() as interrupt:
+            started = time.perf_counter()
+            try:
+                for message in messages:
+                    self.engine.add(message)
+                for outputs in self._steps(interrupt):
+                    now = time.perf_counter() - started
+                    for out in outputs:
+                        if out.request in running:
+                            self._give(out, running, now)
+            except BaseException:
+                for name in running:
+                    self.engine.abort(name)
+                raise
 
-    def _steps(self) -> Iterator[list[Any]]:
+    def _give(self, out: TokensOut, running: dict[str, _Running], now: float) -> None:
+        at = running[out.request]
+        _take(at, out, now)
+        if at.output.finish_reason is not None:
+            del running[out.request]
+            if out.finish is None:
+                self.engine.abort(out.request)
+
+    def _steps(self, interrupt: Held) -> Iterator[list[TokensOut]]:
         """Drive the ranks until nothing is left to do; each step's outputs."""
         group, sockets = self._group, self._sockets
         if group is None or sockets is None:
@@ -228,6 +233,7 @@ class LLM:
         poller.register(group.fileno(), zmq.POLLIN)
         watched = 0.0
         while self.engine.busy or self.engine.in_flight:
+            interrupt.let_through()
             for replica, plan in self.engine.plans():
                 sockets.send(replica, plan)
             events = dict(poller.poll(int(_WATCH_S * 1000)))
@@ -262,13 +268,14 @@ class LLM:
         self.close()
 
 
-def _take(at: _Running, out: Any, now: float) -> None:
+def _take(at: _Running, out: TokensOut, now: float) -> None:
     """Add a step's tokens to a sequence."""
     output, metrics = at.output, at.request.metrics
     if out.error is not None:
         raise RanksFailed(out.error)
     if metrics.first_token_time is None:
         metrics.first_token_time = now
+    reason: str | int | None
     if at.text is None:
         output.token_ids += out.tokens
         logprobs, finish, reason = out.logprobs, out.finish, out.stop_token

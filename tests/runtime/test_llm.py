@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -190,3 +193,16 @@ def test_logprobs_of_each_token(llm: LLM) -> None:
         assert max(values) < 0
     assert output.cumulative_logprob == pytest.approx(sum(given.logprob for given in output.logprobs))
     assert llm.generate("Hello", GREEDY)[0].outputs[0].logprobs is None
+
+
+def test_an_interrupt_at_any_moment_leaves_it_usable(llm: LLM) -> None:
+    """Ctrl-C while steps are planned, out, or being answered: the next call gives the tokens that it would have given."""
+    long = SamplingParams(temperature=0, max_tokens=400, ignore_eos=True)
+    before = tokens_of(llm, PROMPTS, GREEDY)
+    for turn in range(12):
+        timer = threading.Timer(0.01 + 0.013 * turn, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            llm.generate(PROMPTS * 2, long)
+        timer.join()
+        assert tokens_of(llm, PROMPTS, GREEDY) == before
