@@ -20,7 +20,21 @@ import zmq.asyncio
 
 from runtime import child
 from runtime.daemon.blame import exit_words
-from runtime.engine.messages import Attach, Bind, Bound, Detach, Drained, EngineConfig, FromEngine, Pause, Paused, Replayed, Stop
+from runtime.engine.messages import (
+    ALIVE_S,
+    Alive,
+    Attach,
+    Bind,
+    Bound,
+    Detach,
+    Drained,
+    EngineConfig,
+    FromEngine,
+    Pause,
+    Paused,
+    Replayed,
+    Stop,
+)
 from runtime.protocol import Abort, Generate, Outputs
 
 ENGINE_MODULE = "runtime.engine.process"
@@ -48,6 +62,8 @@ class EngineLink:
         self.bound = self.paused = self.replayed = 0
         self.drained = False
         self.alive = True
+        self.silent_s = 0.0  # since it was heard last; 0 before it was heard first
+        self._heard = False
         self._on_outputs, self._on_change, self._log, self._control = on_outputs, on_change, log, config.control
         self._socket: zmq.asyncio.Socket = context.socket(zmq.DEALER)
         self._socket.set_hwm(HIGH_WATER)
@@ -58,7 +74,7 @@ class EngineLink:
         self._pidfd = os.pidfd_open(self._process.pid)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._pidfd, self._on_death)
-        self._listening = asyncio.create_task(self._listen())
+        self._tasks = (asyncio.create_task(self._listen()), asyncio.create_task(self._count_silence()))
 
     @property
     def pid(self) -> int:
@@ -75,7 +91,8 @@ class EngineLink:
         with suppress(OSError, IndexError):
             last = self._log.read_text(errors="replace").strip().splitlines()[-1]
         status = self._process.returncode
-        return f"the engine {exit_words(status) if status is not None else 'stands still'}{': ' + last if last else ''}"
+        ended = exit_words(status) if status is not None else f"stands still, {self.silent_s:g} s without a sign of life"
+        return f"the engine {ended}{': ' + last if last else ''}"
 
     async def close(self, timeout: float = 5.0) -> None:
         """SIGKILL, if it lives, and let go."""
@@ -84,7 +101,8 @@ class EngineLink:
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         os.close(self._pidfd)
         self.alive = False
-        self._listening.cancel()
+        for task in self._tasks:
+            task.cancel()
         self._socket.close(linger=0)
         Path(self._control.removeprefix("ipc://")).unlink(missing_ok=True)
         with suppress(subprocess.TimeoutExpired):
@@ -99,9 +117,12 @@ class EngineLink:
     async def _listen(self) -> None:
         while True:
             message = _decode(await self._socket.recv())
+            self._heard, self.silent_s = True, 0.0
             match message:
                 case Outputs():
                     self._on_outputs(message)
+                    continue
+                case Alive():
                     continue
                 case Bound():
                     self.bound = message.generation
@@ -112,3 +133,12 @@ class EngineLink:
                 case Drained():
                     self.drained = True
             self._on_change()
+
+    async def _count_silence(self) -> None:
+        """In turns of our own loop, not by the clock: when it was we who stood still, the engine is not to blame."""
+        while True:
+            await asyncio.sleep(2 * ALIVE_S)
+            if self._heard:
+                self._heard = False
+            elif self.bound:
+                self.silent_s += 2 * ALIVE_S

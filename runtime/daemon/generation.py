@@ -39,7 +39,7 @@ class Generation:
             self.group.poll()
             if self.group.failure is not None:
                 return self.group.failure
-            if not self.engine.alive:
+            if not self.engine.alive or self.engine.silent_s > self.group.spec.stall_timeout_s:
                 return self.engine_failure()
             left = deadline - time.monotonic()
             if come() or left <= 0:

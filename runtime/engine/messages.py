@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+ALIVE_S = 0.25
+
 
 class EngineConfig(Struct, frozen=True):
     """An engine process' orders. It connects a DEALER to `control`, where the daemon has one bound."""
@@ -78,4 +80,8 @@ class Drained(Struct, frozen=True, tag="drained"):
     pass
 
 
-FromEngine = Bound | Paused | Replayed | Drained  # beside `runtime.protocol.Outputs`
+class Alive(Struct, frozen=True, tag="alive"):
+    """The engine's loop goes round: sent every `ALIVE_S` seconds."""
+
+
+FromEngine = Bound | Paused | Replayed | Drained | Alive  # beside `runtime.protocol.Outputs`

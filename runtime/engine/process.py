@@ -15,13 +15,24 @@ import zmq
 
 from runtime import child
 from runtime.engine.core import Engine
-from runtime.engine.messages import Attach, Bind, Bound, Detach, Drained, EngineConfig, Pause, Paused, Replayed, Stop
+from runtime.engine.messages import (
+    ALIVE_S,
+    Alive,
+    Attach,
+    Bind,
+    Bound,
+    Detach,
+    Drained,
+    EngineConfig,
+    Pause,
+    Paused,
+    Replayed,
+    Stop,
+)
 from runtime.engine.ranks import RankSockets
 from runtime.protocol import FINISH_ABORT, Abort, Generate, Outputs, TokensOut
 from telemetry.emitter import Emitter
 from telemetry.records import Record
-
-RECORDS_S = 0.25
 
 Inbound = Generate | Abort | Bind | Attach | Pause | Detach | Stop
 
@@ -57,7 +68,7 @@ class EngineProcess:
                     self._ranks.send(replica, plan)
             self._pay()
             self._report()
-            events = dict(self._poller.poll(int(RECORDS_S * 1000)))
+            events = dict(self._poller.poll(int(ALIVE_S * 1000)))
             if self._ranks is not None and self._ranks.results in events:
                 self._take_results()
             if self._control in events:
@@ -142,10 +153,11 @@ class EngineProcess:
             self._control.send(_encode(Outputs(outputs)))
 
     def _report(self) -> None:
-        """The queues' state, four times a second; finished requests with it."""
+        """That it lives, and the queues' state, four times a second; finished requests with it."""
         now = time.monotonic()
-        if now - self._reported >= RECORDS_S:
+        if now - self._reported >= ALIVE_S:
             self._reported = now
+            self._control.send(_encode(Alive()))
             records: list[Record] = [*self._engine.records(), *self._engine.finished]
             self._engine.finished.clear()
             if records:

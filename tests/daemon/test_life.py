@@ -54,6 +54,10 @@ def kill_rank(served: Served, rank: int) -> None:
     os.kill(served.deployment()["ranks"][rank]["pid"], signal.SIGKILL)
 
 
+def engine_of(served: Served) -> int:
+    return next(child for child in served.pids() if "runtime.engine" in Path(f"/proc/{child}/cmdline").read_text())
+
+
 def ready(served: Served, generation: int) -> bool:
     deployment = served.deployment()
     return deployment["generation"] == generation and deployment["state"] == "READY"
@@ -115,13 +119,24 @@ def test_three_failures_in_a_minute_are_enough(served: Served, model: Path) -> N
 
 def test_a_dead_engine_is_a_failure_like_any(served: Served, model: Path) -> None:
     first = served.deploy(model)
-    engine = next(child for child in served.pids() if "runtime.engine" in Path(f"/proc/{child}/cmdline").read_text())
     with served.stream(STREAM) as events:
         next(events)
-        os.kill(engine, signal.SIGKILL)
+        os.kill(engine_of(served), signal.SIGKILL)
         assert "the engine was ended by SIGKILL" in list(events)[-1]["error"]["message"]
     until(lambda: ready(served, first + 1), 20)
     assert served.complete()
+
+
+def test_a_frozen_engine_is_replaced_with_its_ranks(served: Served, model: Path) -> None:
+    first = served.deploy(model, stall_timeout_s=1.0)
+    frozen = engine_of(served)
+    with served.stream(STREAM) as events:
+        next(events)
+        os.kill(frozen, signal.SIGSTOP)
+        assert "the engine stands still" in list(events)[-1]["error"]["message"]
+    until(lambda: ready(served, first + 1), 20)
+    assert served.complete()
+    assert engine_of(served) != frozen
 
 
 def test_a_daemon_killed_with_sigkill_leaves_nobody(mortal: Served, model: Path) -> None:
