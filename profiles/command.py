@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,8 @@ def summary_object(profile: Profile) -> dict[str, Any]:
 
 
 def recording_object(profile: Profile) -> dict[str, Any]:
-    """Where a recording comes from. `damaged`: chunks that were met so far and could not be read."""
+    """Where a recording comes from. `damaged`: chunks that were met so far and could not be read. `attached`: JSON documents that
+    were put into it, as what the clients of a stress run saw."""
     known = msgspec.to_builtins(profile.provenance) if profile.provenance is not None else None
     return {
         "file": str(profile.path),
@@ -33,7 +36,15 @@ def recording_object(profile: Profile) -> dict[str, Any]:
         "complete": profile.complete,
         "damaged": profile.damaged,
         "provenance": known,
+        "attached": dict(_attached(profile)),
     }
+
+
+def _attached(profile: Profile) -> Iterator[tuple[str, Any]]:
+    """What else was put into it, by name; without what is no JSON."""
+    for name, data in profile.attachments().items():
+        with suppress(ValueError):
+            yield name, json.loads(data)
 
 
 def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
@@ -48,6 +59,8 @@ def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
     )
     if not summary["recording"]["complete"]:
         yield "the recording has no end: `shardscope recover` gives it one"
+    if summary["recording"]["attached"]:
+        yield f"with {', '.join(summary['recording']['attached'])}: see --json"
     if summary["lost"]:
         yield f"{summary['lost']} telemetry messages were lost"
     for key, figure in summary["measures"].items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import NamedTuple
@@ -23,10 +24,13 @@ PROVENANCE = "provenance"  # the name of the metadata record
 MAX_RECORD = 64 << 20  # bytes, compressed or not
 
 HEADER, FOOTER, CHANNEL, MESSAGE, CHUNK, CHUNK_INDEX, METADATA, DATA_END = 0x01, 0x02, 0x04, 0x05, 0x06, 0x08, 0x0C, 0x0F
+ATTACHMENT, ATTACHMENT_INDEX = 0x09, 0x0A
 
 _RECORD = struct.Struct("<BQ")  # opcode, length of what follows
 _CHUNK = struct.Struct("<QQQI")  # first and last log time, uncompressed size, CRC
 _CHUNK_INDEX = struct.Struct("<QQQQI")  # first and last log time, offset, length, length of the map of channels
+_ATTACHMENT_INDEX = struct.Struct("<QQQQQ")  # offset, length, log time, creation, size of the data
+_ATTACHMENT_TIMES = 16  # bytes
 _CHANNELS = struct.Struct("<HQ")
 _MESSAGE = struct.Struct("<BQHIQQ")  # with its opcode and length: channel, sequence, log time, publish time
 _FOOTER = struct.Struct("<BQQQI")  # with its opcode and length: summary, summary offsets, CRC of the summary
@@ -128,6 +132,48 @@ def entries(data: bytes, topics: dict[int, str]) -> Iterator[Entry]:
 
 def read_index(file: mmap) -> Index:
     """The chunks by the file's own summary. Raises Damaged when it has none, or its checksum says otherwise."""
+    topics: dict[int, str] = {}
+    indexes: list[RecordAt] = []
+    for record in _summary(file):
+        if record.opcode == CHANNEL:
+            topics[int.from_bytes(file[record.start : record.start + 2], "little")] = _text(file, record.start + 4, record.end)[0]
+        elif record.opcode == CHUNK_INDEX:
+            indexes.append(record)
+    keyed = {channel for channel, topic in topics.items() if topic == KEYFRAMES}
+    return Index([_indexed_chunk(file, record, keyed) for record in indexes], topics)
+
+
+def read_attachments(file: mmap) -> dict[str, bytes]:
+    """The documents that the file's summary names; without those that are damaged, and none without a summary."""
+    try:
+        indexes = [record for record in _summary(file) if record.opcode == ATTACHMENT_INDEX]
+    except Damaged:
+        return {}
+    found = {}
+    for record in indexes:
+        with suppress(Damaged, struct.error):
+            name, data = _attachment(file, record_at(file, _ATTACHMENT_INDEX.unpack_from(file, record.start)[0]))
+            found[name] = data
+    return found
+
+
+def _attachment(file: mmap, record: RecordAt) -> tuple[str, bytes]:
+    """(name, data). Raises Damaged."""
+    if record.opcode != ATTACHMENT or record.end - record.start < _ATTACHMENT_TIMES:
+        raise Damaged("no attachment")
+    name, at = _text(file, record.start + _ATTACHMENT_TIMES, record.end)
+    _, at = _text(file, at, record.end)
+    start, end = at + 8, record.end - 4
+    if start > end or int.from_bytes(file[at:start], "little") != end - start:
+        raise Damaged("an attachment whose lengths disagree")
+    crc = int.from_bytes(file[end : record.end], "little")
+    if crc and zlib.crc32(file[record.start : end]) != crc:
+        raise Damaged("an attachment whose checksum is another")
+    return name, file[start:end]
+
+
+def _summary(file: mmap) -> Iterator[RecordAt]:
+    """The records of the summary. Raises Damaged when there is none, or its checksum says otherwise."""
     footer = len(file) - len(MAGIC) - _FOOTER.size
     if footer < len(MAGIC) or file[-len(MAGIC) :] != MAGIC:
         raise Damaged("it has no end: its recorder did not finish")
@@ -136,18 +182,11 @@ def read_index(file: mmap) -> Index:
         raise Damaged("it has no summary")
     if footer - summary > MAX_RECORD or (crc and zlib.crc32(file[summary : footer + _FOOTER.size - 4]) != crc):
         raise Damaged("a summary whose checksum is another")
-    topics: dict[int, str] = {}
-    indexes: list[RecordAt] = []
     offset = summary
     while offset < footer:
         record = record_at(file, offset)
         offset = record.end
-        if record.opcode == CHANNEL:
-            topics[int.from_bytes(file[record.start : record.start + 2], "little")] = _text(file, record.start + 4, record.end)[0]
-        elif record.opcode == CHUNK_INDEX:
-            indexes.append(record)
-    keyed = {channel for channel, topic in topics.items() if topic == KEYFRAMES}
-    return Index([_indexed_chunk(file, record, keyed) for record in indexes], topics)
+        yield record
 
 
 def read_metadata(file: mmap, name: str) -> dict[str, str] | None:

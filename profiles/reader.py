@@ -60,6 +60,10 @@ class Profile:
         """Seconds from the beginning to a time."""
         return (time_ns - self.start_ns) / 1e9
 
+    def attachments(self) -> dict[str, bytes]:
+        """JSON documents that were put into it, by name; of an unfinished file none."""
+        return container.read_attachments(self._file)
+
     def keyed_before(self, time_ns: int) -> Iterator[int]:
         """The numbers of the chunks with a keyframe that begin no later than `time_ns`, latest first."""
         place = bisect_right(self._keyed, time_ns, key=lambda number: self.chunks[number].first_ns - self._offset_ns)

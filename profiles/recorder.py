@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from profiles.provenance import Provenance
@@ -31,6 +31,7 @@ class Recorder:
         self._dropped = 0
         self._queue: queue.Queue[Delta] = queue.Queue(HELD)
         self._stopping = threading.Event()
+        self._attachments: dict[str, bytes] = {}
         self._recording = Recording(path, provenance, hub.keyframe(), policy)
         self._unsubscribe = hub.subscribe(self._take)
         self._thread = threading.Thread(target=self._run, name=f"record {self.deployment}", daemon=True)
@@ -41,9 +42,12 @@ class Recorder:
         """Since it began."""
         return time.monotonic() - self._began_s
 
-    def stop(self) -> None:
-        """Take nothing more, write what came, finish. Returns at once: `on_end` tells of the end. On the hub's loop."""
+    def stop(self, attachments: Mapping[str, bytes] | None = None) -> None:
+        """Take nothing more, write what came and the JSON documents by name, finish. Returns at once: `on_end` tells of the end.
+        On the hub's loop; only the first time counts."""
         self._unsubscribe()
+        if attachments and not self._stopping.is_set():
+            self._attachments = dict(attachments)
         self._stopping.set()
 
     def join(self, timeout_s: float) -> None:
@@ -62,6 +66,8 @@ class Recorder:
         error = ""
         try:
             self._record()
+            for name, data in self._attachments.items():
+                self._recording.attach(name, data)
             self._recording.finish()
         except Exception as failure:  # whatever it is, the daemon serves on, and says it
             self._stopping.set()

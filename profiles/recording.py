@@ -85,6 +85,10 @@ class Recording:
             self._writer.sync()
             self._synced_ns, self._unsynced = now_ns, False
 
+    def attach(self, name: str, data: bytes) -> None:
+        """Put a JSON document into the file that is being written."""
+        self._writer.attach(name, data)
+
     def finish(self) -> None:
         """The last file whole, with its index and under its name."""
         self._writer.finish()

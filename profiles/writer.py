@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -65,6 +66,11 @@ class ProfileWriter:
         """The state after all messages so far; it begins a chunk. Raises OSError when it cannot be written."""
         self.flush()
         self._add(self._keyframes, arrived_ns, encoded, 0)
+
+    def attach(self, name: str, data: bytes) -> None:
+        """Put a JSON document beside the messages. Raises OSError when it cannot be written."""
+        now_ns = time.time_ns()
+        self._writer.add_attachment(now_ns, now_ns, name, "application/json", data)
 
     def flush(self) -> None:
         """Close the chunk and hand it to the operating system, so that a crash of this process loses nothing before."""

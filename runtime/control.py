@@ -54,9 +54,11 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True, tag="record"):
 
 
 class StopRecording(Struct, frozen=True, forbid_unknown_fields=True, tag="stop-recording"):
-    """End the recording of a deployment. Answered with a `RecordingReport` when its file is whole."""
+    """End the recording of a deployment. Answered with a `RecordingReport` when its file is whole. `attachments`: JSON documents
+    by name, which go into the file."""
 
     name: str
+    attachments: dict[str, bytes] = {}
 
 
 Command = Status | Deploy | StopDeployment | Reconfigure | Record | StopRecording

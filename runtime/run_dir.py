@@ -47,6 +47,11 @@ class RunDir:
         return self.path / "s"
 
     @property
+    def profiles(self) -> Path:
+        """For recordings that nobody gave a place of their own."""
+        return self.path / "profiles"
+
+    @property
     def logs(self) -> Path:
         return self.path / "logs"
 

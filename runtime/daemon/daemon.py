@@ -220,7 +220,7 @@ class Daemon:
                 await self._recordings.start(supervisor.spec, supervisor.record, Path(command.path), command.seconds)
                 yield Begun(command.path)
             else:
-                self._recordings.stop(command.name)
+                self._recordings.stop(command.name, command.attachments)
             if isinstance(command, StopRecording) or command.wait:
                 yield await self._recordings.over(command.name)
         except (ValueError, OSError) as error:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from profiles import provenance
@@ -59,10 +60,10 @@ class Recordings:
             raise ValueError(f"'{name}' is not being recorded")
         return await asyncio.shield(self._reports[name])
 
-    def stop(self, name: str) -> None:
-        """End it, if there is one; `over` tells when it is whole."""
+    def stop(self, name: str, attachments: Mapping[str, bytes] | None = None) -> None:
+        """End it, if there is one, with JSON documents in it; `over` tells when it is whole."""
         if name in self._recorders:
-            self._recorders[name].stop()
+            self._recorders[name].stop(attachments)
 
     async def close(self) -> None:
         """End all, and wait until their files are whole."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mcap.reader import make_reader
 from profile_runs import MS, WALL, Run, S, T, provenance
 
+from profiles import command
 from profiles.container import KEYFRAMES
 from profiles.player import Player, events_of
 from profiles.reader import Profile, ProfileError
@@ -166,3 +167,24 @@ def test_a_seek_is_quick(run_file):
         for i in range(20):
             player.at(T + (i * 7 % 30) * S + 500 * MS)
         assert (time.process_time() - began) / 20 < 0.05
+
+
+def test_documents_go_along_and_a_damaged_one_is_left_out(tmp_path):
+    path = tmp_path / "with.mcap"
+    run = Run(seconds=2)
+    recording = Recording(path, provenance(), Fold().keyframe(T))
+    for arrived, envelope in run:
+        recording.add(arrived, envelope, encode_envelope(envelope))
+    recording.attach("stress.json", b'{"requests": 7}')
+    recording.attach("note.json", b'"n"')
+    recording.finish()
+    with Profile(path) as profile:
+        assert profile.attachments() == {"stress.json": b'{"requests": 7}', "note.json": b'"n"'}
+        assert command.recording_object(profile)["attached"] == {"stress.json": {"requests": 7}, "note.json": "n"}
+        assert len(list(profile.entries())) > len(list(run))
+    with path.open("rb") as file:
+        assert [each.name for each in make_reader(file).iter_attachments()] == ["stress.json", "note.json"]
+    damaged = path.read_bytes().replace(b'{"requests": 7}', b'{"requests": 8}')
+    path.write_bytes(damaged)
+    with Profile(path) as profile:
+        assert list(profile.attachments()) == ["note.json"]
