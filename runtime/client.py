@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -36,6 +36,7 @@ from runtime.spec import DeploymentSpec
 from telemetry.snapshot import Snapshot
 
 PATIENCE_S = 10.0
+GLANCE_S = 0.2  # between two looks at whether the answer is still wanted, and whether the daemon lives
 STOP_S = 60.0  # a drain, and the death of large processes
 
 
@@ -51,11 +52,17 @@ class NoDaemon(DaemonError):
     """Nobody runs there, or it does not answer."""
 
 
+class GivenUp(Exception):
+    """Whoever asked does not want the answer any more. What was asked goes on."""
+
+
 class ControlClient:
     """One connection, for one thread. Raises NoDaemon when no daemon runs in the directory; each call raises DaemonError."""
 
-    def __init__(self, run_dir: Path | None = None) -> None:
+    def __init__(self, run_dir: Path | None = None, given_up: Callable[[], bool] = lambda: False) -> None:
+        """`given_up`: asked while a call waits; once it says so the call raises GivenUp."""
         self.run_dir = RunDir(run_dir)
+        self._given_up = given_up
         if not self.run_dir.occupied:
             raise NoDaemon(f"no daemon runs in {self.run_dir.path}: start one with `shardscope daemon`")
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -108,9 +115,9 @@ class ControlClient:
             if isinstance(body, Begun | RecordingReport):
                 yield body
 
-    def stop_recording(self, name: str) -> RecordingReport:
-        """End the recording of a deployment; returns when its file is whole."""
-        for body in self._ask(StopRecording(name), STOP_S):
+    def stop_recording(self, name: str, attachments: dict[str, bytes] | None = None) -> RecordingReport:
+        """End the recording of a deployment, with JSON documents in it; returns when its file is whole."""
+        for body in self._ask(StopRecording(name, attachments or {}), STOP_S):
             if isinstance(body, RecordingReport):
                 return body
         raise DaemonError("the daemon answered something else than was asked")
@@ -136,7 +143,9 @@ class ControlClient:
         self._socket.send(self._encode(request))
         deadline = None if deadline_s is None else time.monotonic() + deadline_s
         while True:
-            left = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
+            if self._given_up():
+                raise GivenUp
+            left = GLANCE_S if deadline is None else min(GLANCE_S, deadline - time.monotonic())
             if left < 0.001:
                 raise NoDaemon(f"the daemon in {self.run_dir.path} did not answer within {deadline_s:g} s")
             if not self._socket.poll(int(left * 1000)):
