@@ -82,6 +82,10 @@ class ControlClient:
     def snapshot(self) -> Snapshot:
         return self.status()[1]
 
+    def specs(self) -> dict[str, dict[str, Any]]:
+        """By name, the fields of each deployment's `DeploymentSpec` as it serves now."""
+        return self._last(self._ask(Status(), PATIENCE_S)).specs
+
     def deploy(self, spec: DeploymentSpec, wait: bool = True, deadline_s: float | None = None) -> Iterator[Progress]:
         """Yields where the start is; ends when the deployment is READY (`wait` False: when the start has begun).
 

@@ -80,12 +80,17 @@ class DaemonInfo(Struct, frozen=True):
 
 
 class Progress(Struct, frozen=True, tag="progress"):
-    """Of a start or a reconfiguration. `share`: from 0 to 1, of the phase; None: not known."""
+    """Of a start or a reconfiguration. `share`: from 0 to 1, of the phase; None: not known. `loaded`, `to_load`: bytes of all
+    ranks, while they load. `phase_ns`: when the phase began, by `time.perf_counter_ns`.
+    """
 
     state: str
     generation: int
     phase: str
     share: float | None
+    loaded: int | None = None
+    to_load: int | None = None
+    phase_ns: int | None = None
 
 
 class Outcome(StrEnum):
@@ -151,8 +156,11 @@ class Begun(Struct, frozen=True, tag="begun"):
 
 
 class Ok(Struct, frozen=True, tag="ok"):
+    """`specs`: of a `Status`, by name, the fields of each deployment's `DeploymentSpec` as it serves now."""
+
     daemon: DaemonInfo | None = None
     snapshot: Snapshot | None = None
+    specs: dict[str, dict[str, Any]] = {}
 
 
 class Failed(Struct, frozen=True, tag="failed"):

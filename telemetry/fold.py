@@ -95,6 +95,9 @@ class DeploymentFold:
             phase=record.phase,
             progress=record.progress,
             reason=record.reason,
+            loaded=record.loaded,
+            to_load=record.to_load,
+            phase_ns=record.phase_ns,
             engine=self.engine.view(now_ns, window_ns),
             ranks=self._rank_views(losses, now_ns, window_ns),
         )

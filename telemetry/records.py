@@ -243,6 +243,9 @@ class DeploymentRecord(Struct, frozen=True, tag="deployment"):
     phase: str = ""  # of a start or a reconfiguration: "drain", "stop", "spawn", "load", "warm-up", "replay", ...
     progress: float | None = None  # of the phase, 0 to 1
     reason: str = ""  # why it failed; what is changed, or why the change is taken back
+    loaded: int | None = None  # bytes of all ranks, while they load
+    to_load: int | None = None
+    phase_ns: int | None = None  # when the phase began
 
 
 RankRecord = StepRecord | CollectiveRecord | ExpertRecord | RankMemory | DeviceRecord  # the envelope names their deployment

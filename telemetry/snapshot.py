@@ -57,7 +57,9 @@ class CollectiveView(Struct, frozen=True):
 
     Percentiles are of calls' durations (wait + transfer), exact to a bucket of 2^(1/8). `algorithm_bandwidth` and `bus_bandwidth`
     in bytes/s of the transfer alone, by nccl-tests' formulas. `straggler`: the rank for which the others wait most, `None` where
-    none stands out; `late_us`: mean wait of the others in its group less its own.
+    none stands out (`collective_fold._straggler` has the rule); `late_us`: mean wait of the others in its group less its own.
+    A transport that cannot tell wait from transfer has no `wait_p99_us`, and its members' waits are what they were inside the
+    calls longer than the one who was so least (`formulas.split_collective`).
     """
 
     axis: str
@@ -68,9 +70,9 @@ class CollectiveView(Struct, frozen=True):
     bytes: float  # mean of a call
     wait_us: float  # mean of a call
     transfer_us: float
-    p50_us: float
-    p99_us: float
-    wait_p99_us: float
+    p50_us: float | None
+    p99_us: float | None
+    wait_p99_us: float | None
     algorithm_bandwidth: float | None
     bus_bandwidth: float | None
     straggler: int | None = None
@@ -184,6 +186,9 @@ class DeploymentView(Struct, frozen=True):
     ranks: tuple[RankView, ...]
     collectives: tuple[CollectiveView, ...] = ()  # by axis, op, size class
     experts: ExpertsView | None = None  # of a dense model
+    loaded: int | None = None  # bytes of all ranks, while they load
+    to_load: int | None = None
+    phase_ns: int | None = None  # when the phase began; compare with the snapshot's `time_ns`
     ideal_bubble_pct: float | None = None  # of stages as even as possible with the micro-batches in flight; `None` without stages
 
 

@@ -52,6 +52,7 @@ from runtime.spec import DeploymentSpec
 from telemetry import prometheus
 from telemetry.endpoints import HubEndpoints
 from telemetry.hub import Hub
+from telemetry.records import DeploymentRecord
 
 HTTP_GRACE_S = 5  # for answers under way, once nothing is left to say in them
 
@@ -165,7 +166,8 @@ class Daemon:
     async def _handle(self, command: Command) -> AsyncIterator[Body]:
         match command:
             case Status():
-                yield Ok(self.info, self._house.hub.snapshot())
+                specs = {name: each.spec.model_dump(mode="json") for name, (each, _life) in self._deployments.items()}
+                yield Ok(self.info, self._house.hub.snapshot(), specs)
             case StopDeployment():
                 yield await self._stop(command)
             case Deploy():
@@ -203,7 +205,7 @@ class Daemon:
         while command.wait and change.over is None:
             record = await supervisor.next_record(record)
             if change.over is None:
-                yield Progress(record.state, record.generation, record.phase, record.progress)
+                yield _progress(record)
         if command.wait and change.over is not None:
             yield change.over
             if not change.over.served:
@@ -251,7 +253,7 @@ class Daemon:
             if record.state in OVER:
                 yield Failed(record.reason or "it was stopped while it started")
                 return
-            yield Progress(record.state, record.generation, record.phase, record.progress)
+            yield _progress(record)
         yield Ok()
 
     async def _admit(self, command: Deploy) -> Supervisor:
@@ -291,6 +293,11 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def _progress(record: DeploymentRecord) -> Progress:
+    r = record
+    return Progress(r.state, r.generation, r.phase, r.progress, r.loaded, r.to_load, r.phase_ns)
 
 
 def _words(error: Exception) -> str:

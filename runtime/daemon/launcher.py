@@ -182,10 +182,18 @@ class RankGroup:
     @property
     def progress(self) -> float | None:
         """Share of the bytes loaded, from 0 to 1, while loading; None in other phases."""
+        if self.loading is None:
+            return None
+        loaded, to_load = self.loading
+        return min(1.0, loaded / to_load)
+
+    @property
+    def loading(self) -> tuple[int, int] | None:
+        """Bytes that all ranks have loaded, and are to load; None in other phases."""
         to_load = sum(status.to_load for status in self.board.ranks)
         if self.phase != Phase.LOADING or not to_load:
             return None
-        return min(1.0, sum(status.loaded for status in self.board.ranks) / to_load)
+        return sum(status.loaded for status in self.board.ranks), to_load
 
     @property
     def steps(self) -> int:

@@ -28,6 +28,8 @@ class Reports:
         self._hub, self._spec, self._placement = hub, spec, placement
         self._news = asyncio.Event()
         self._cgroup, self._probe = Cgroup(), DeviceProbe()
+        self._phase = (0, "")  # of which generation
+        self._phase_ns = 0
 
     async def next(self, after: DeploymentRecord | None) -> DeploymentRecord:
         while self.last is None or self.last is after:
@@ -50,7 +52,7 @@ class Reports:
 
     def progress(self, state: str, generation: int, reason: str, group: RankGroup | None, phase: str) -> None:
         """Where a start is; told when it is somewhere else than before."""
-        record = self._record(state, generation, reason, group, phase, group.progress if group else None)
+        record = self._record(state, generation, reason, group, phase)
         if self.last is None or msgspec.structs.replace(self.last, time_ns=0) != msgspec.structs.replace(record, time_ns=0):
             self._announce(record)
 
@@ -89,13 +91,15 @@ class Reports:
             self._inject(*await asyncio.to_thread(probe))
             await asyncio.sleep(DEVICES_EVERY_S)
 
-    def _record(
-        self, state: str, generation: int, reason: str, group: RankGroup | None, phase: str = "", progress: float | None = None
-    ) -> DeploymentRecord:
+    def _record(self, state: str, generation: int, reason: str, group: RankGroup | None, phase: str = "") -> DeploymentRecord:
+        now = time.perf_counter_ns()
+        if self._phase != (generation, phase):
+            self._phase, self._phase_ns = (generation, phase), now
+        loaded, to_load = (group.loading if group and phase else None) or (None, None)
         return DeploymentRecord(
             deployment=self._spec.name,
             generation=generation,
-            time_ns=time.perf_counter_ns(),
+            time_ns=now,
             state=state,
             model=str(self._spec.model),
             layout=self._spec.layout.asdict(),
@@ -104,8 +108,11 @@ class Reports:
             emulated=self._placement.emulated,
             ranks=group.ranks if group else [],
             phase=phase,
-            progress=progress,
+            progress=group.progress if group and phase else None,
             reason=reason,
+            loaded=loaded,
+            to_load=to_load,
+            phase_ns=self._phase_ns if phase else None,
         )
 
     def _announce(self, record: DeploymentRecord) -> None:

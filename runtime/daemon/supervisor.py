@@ -163,6 +163,8 @@ class Supervisor:
             failure = RankFailure(blame.NURSERY, None, str(error))
         finally:
             self._part(failure)
+            if self._change is not None and ranks is not None:
+                self._show(ranks.group, state.STOP)
             if self._sampling is not None:
                 self._sampling.cancel()
             if ranks is not None:
