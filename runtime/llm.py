@@ -30,7 +30,7 @@ from runtime.engine.ranks import RankSockets
 from runtime.interrupt import Held, interrupts_held
 from runtime.protocol import Generate, TokenLogprobs, TokensOut
 from runtime.sampling import SamplingParams
-from runtime.spec import DeploymentSpec
+from runtime.spec import DeploymentSpec, complaints
 from runtime.text import TextStream
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
@@ -303,7 +303,7 @@ def _spec(model: str | os.PathLike[str], options: dict[str, Any]) -> DeploymentS
     try:
         return DeploymentSpec(model=Path(model), **given)
     except ValidationError as error:
-        raise ValueError("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from None
+        raise ValueError("; ".join(complaints(error).values())) from None
 
 
 def _as_list(prompts: Any) -> list[Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from runtime.layout import Layout
 
@@ -13,6 +14,8 @@ Device = Literal["auto", "cuda", "cpu"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 Positive = Annotated[int, Field(ge=1)]
+
+_OTHER_NAMES = {"fp32": "float32", "float": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16", "gpu": "cuda"}
 
 
 class DeploymentSpec(BaseModel):
@@ -63,3 +66,25 @@ class DeploymentSpec(BaseModel):
     def named(self) -> Self:
         """With a name: the model directory's, if none was given."""
         return self if self.name else self.model_copy(update={"name": self.model.resolve().name})
+
+
+def complaints(error: ValidationError) -> dict[str, str]:
+    """What is wrong, by field: the value, the rule that it breaks and, where there is one, the nearest that does not."""
+    return {".".join(map(str, each["loc"])): _complaint(each) for each in error.errors()}
+
+
+def _complaint(error: Any) -> str:
+    field, given = ".".join(map(str, error["loc"])), error["input"]
+    if error["type"] == "missing":
+        return f"{field} is missing"
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(field, DeploymentSpec.model_fields, 2)
+        return f"{field}: there is no such setting" + (f"; near by: {', '.join(near)}" if near else "")
+    rule = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if error["type"] != "literal_error":
+        return f"{field} {given!r}: {rule}" if error["type"] != "value_error" else f"{field} {rule}"
+    known = [word.strip("' ") for word in error["ctx"]["expected"].replace(" or ", ", ").split(",")]
+    asked = str(given).lower()
+    near = [_OTHER_NAMES.get(asked, ""), *difflib.get_close_matches(asked, known, 1, cutoff=0.5)]
+    nearest = next((name for name in near if name in known), "")
+    return f"{field} {given!r}: {rule}" + (f"; nearest: {nearest}" if nearest else "")

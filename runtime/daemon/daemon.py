@@ -48,7 +48,7 @@ from runtime.daemon.supervisor import Supervisor
 from runtime.frontend import Frontend
 from runtime.rank.nursery import Zygote
 from runtime.run_dir import RunDir
-from runtime.spec import DeploymentSpec
+from runtime.spec import DeploymentSpec, complaints
 from telemetry import prometheus
 from telemetry.endpoints import HubEndpoints
 from telemetry.hub import Hub
@@ -302,7 +302,7 @@ def _progress(record: DeploymentRecord) -> Progress:
 
 def _words(error: Exception) -> str:
     if isinstance(error, ValidationError):
-        return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        return "; ".join(complaints(error).values())
     return str(error)
 
 
