@@ -20,7 +20,6 @@ from runtime.spec import DeploymentSpec, complaints
         ),
         ({"mx_model_len": 1}, "mx_model_len", "mx_model_len: there is no such setting; near by: max_model_len"),
         ({"name": "-x"}, "name", "name '-x': a name begins with a letter or digit and goes on with these, '-', '_' and '.'"),
-        ({"model": None}, "model", "model None: is not a valid path"),
     ],
 )
 def test_the_value_the_rule_the_nearest(fields, field, words):
