@@ -64,7 +64,8 @@ class Transformers:
         from transformers import AutoModelForCausalLM, LogitsProcessor
 
         self.torch = torch
-        self.model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).to(self.device).eval()
         self.model.generation_config.eos_token_id = None
 
         class Clock(LogitsProcessor):
@@ -72,13 +73,15 @@ class Transformers:
                 self.times: list[float] = []
 
             def __call__(self, ids, scores):
+                if scores.is_cuda:
+                    torch.cuda.synchronize()
                 self.times.append(time.perf_counter())
                 return scores
 
         self.clock = Clock
 
     def run(self, batch: list[list[int]], new: int) -> tuple[list[float], float]:
-        clock, ids = self.clock(), self.torch.tensor(batch)
+        clock, ids = self.clock(), self.torch.tensor(batch, device=self.device)
         start = time.perf_counter()
         with self.torch.inference_mode():
             self.model.generate(
@@ -144,13 +147,15 @@ def worker(engine: str, model: str, concurrency: list[int], vocab: int) -> None:
 
 
 def limits() -> dict[str, float]:
-    """Read bandwidth in GB/s and bf16 matrix products in GFLOP/s, with all cores, in a process of its own."""
+    """Read bandwidth in GB/s and bf16 matrix products in GFLOP/s, of all cores or of the first GPU, in a process of its own."""
     code = """
 import json, time, torch
+torch.set_default_device("cuda" if torch.cuda.is_available() else "cpu")
+done = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
 def best(f, n):
-    f(); times = []
+    f(); done(); times = []
     for _ in range(n):
-        t = time.perf_counter(); f(); times.append(time.perf_counter() - t)
+        t = time.perf_counter(); f(); done(); times.append(time.perf_counter() - t)
     return min(times)
 a = torch.ones(1 << 28)
 a64, b64 = torch.randn(1024, 1024).bfloat16(), torch.randn(4096, 1024).bfloat16()
