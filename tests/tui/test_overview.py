@@ -96,7 +96,7 @@ def test_unavailable_is_dashes_and_zero_is_zero():
         return replace(rank, util=None, bubble_pct=0.0, axes={}, memory=MemoryView(), tokens_per_s=None, util_history=())
 
     row = next(line for line in drawn(ranks_changed(scene(), bare)) if line.startswith(" r0 "))
-    assert row.split() == ["r0", "p0t0", "--", "0%", "--", "20.5", "--", "--/--"]
+    assert row.split() == ["r0", "p0t0", "--", "0%", "--", "15.6", "--", "--/--"]
 
 
 def test_stale_and_paused_show_their_age():
@@ -164,7 +164,7 @@ def test_sorting_puts_the_greatest_first_and_the_unavailable_last():
         ("cuda:2", [2]),
         ("ready", [0, 1, 2, 3]),
         ("dead", []),
-        ("util>50", [3]),
+        ("util>80", [3]),
         ("all-reduce>5", [2]),
         ("bubble<15 P1", [2, 3]),
         ("nonsense>5", []),
