@@ -218,13 +218,19 @@ def logs(
 
 @app.command()
 @takes("given", STRESS)
-def stress(name: str, given: dict[str, Any], as_json: JsonOption = False, run_dir: RunDirOption = None) -> None:
+def stress(
+    name: str,
+    given: dict[str, Any],
+    as_json: JsonOption = False,
+    record: Annotated[bool, typer.Option(help="have the daemon record it, into the run directory's profiles")] = True,
+    run_dir: RunDirOption = None,
+) -> None:
     """Put load on a deployment, and measure what its clients would see."""
     from runtime.stress import command
 
     with told():
         try:
-            code = command.stress(name, given, as_json, run_dir)
+            code = command.stress(name, given, as_json, run_dir, record)
         except command.BadPlan as error:
             raise bad(str(error)) from None
         except command.TargetFailed as error:
@@ -471,12 +477,12 @@ def checked_spec(fields: dict[str, Any]) -> Any:
     """A DeploymentSpec, or a usage error in words."""
     from pydantic import ValidationError
 
-    from runtime.spec import DeploymentSpec
+    from runtime.spec import DeploymentSpec, complaints
 
     try:
         return DeploymentSpec.model_validate(fields)
     except ValidationError as error:
-        raise bad("; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())) from None
+        raise bad("; ".join(complaints(error).values())) from None
 
 
 def read_config(path: Path) -> dict[str, Any]:

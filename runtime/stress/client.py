@@ -67,14 +67,14 @@ def context_of(target: Target) -> int | None:
 
 
 class StressClient:
-    """As many connections as requests are open. `now` is the load's clock in seconds."""
+    """As many connections as requests are open. `now` is the load's clock in seconds; `heard` is told when a token came."""
 
-    def __init__(self, target: Target, now: Callable[[], float]) -> None:
+    def __init__(self, target: Target, now: Callable[[], float], heard: Callable[[float], None] = lambda _: None) -> None:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE_S)
         # the environment's proxies would be measured along with the server
         self._http = httpx.AsyncClient(base_url=target.url, limits=limits, timeout=target.timeout_s, trust_env=False)
         self._name = target.name
-        self._now = now
+        self._now, self._heard = now, heard
         self._decode = msgspec.json.Decoder(_Event).decode
 
     async def __aenter__(self) -> Self:
@@ -136,6 +136,7 @@ class StressClient:
             sample.error = f"in the stream: {event.error.code or event.error.type or 'unknown'}"
         if event.choices:
             sample.events.append(came)
+            self._heard(came)
         if event.usage is not None:
             sample.output_tokens = event.usage.completion_tokens
             sample.cached_tokens = (event.usage.prompt_tokens_details or {}).get("cached_tokens", 0)

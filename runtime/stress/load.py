@@ -8,10 +8,9 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
-from msgspec import Struct
-
 from runtime.stress.client import StressClient, Target, load_clock
 from runtime.stress.faults import Ranks, play
+from runtime.stress.live import Live
 from runtime.stress.metrics import (
     count_requests,
     errors_by_kind,
@@ -22,34 +21,14 @@ from runtime.stress.metrics import (
     tokens_between,
 )
 from runtime.stress.plan import Ask, ClosedLoop, Plan, asks, check
-from runtime.stress.result import FaultDone, Latency, Result
+from runtime.stress.progress import Progress
+from runtime.stress.result import FaultDone, Result
 from runtime.stress.sample import INTERRUPTED, UNFINISHED, Sample
 from runtime.stress.trace import Trace
 from runtime.stress.values import BadPlan
 
 PROGRESS_EVERY_S = 0.5
 LOOK_EVERY_S = 0.1  # whether we are to stop
-RECENT_S = 10.0
-
-
-class Progress(Struct, frozen=True):
-    """A load on its way. Latencies, tokens/s and requests/s are over the last `RECENT_S` seconds, of answers that ended in them;
-    `output_tokens_per_s` counts events, of all answers.
-    """
-
-    load: str
-    elapsed_s: float
-    duration_s: float | None
-    sent: int
-    done: int
-    errors: int
-    in_flight: int
-    sent_per_s: float
-    done_per_s: float
-    output_tokens_per_s: float
-    latency: dict[str, Latency]
-    lag_ms_p99: float | None
-    faults: tuple[FaultDone, ...]
 
 
 def run(
@@ -78,11 +57,13 @@ class _Load:
         self._open: set[asyncio.Task[None]] = set()
         self._faults: list[FaultDone] = []
         self._cut = UNFINISHED
+        self._live = Live(plan.pattern.label, plan.duration_s, plan.slo)
+        self._cpu_at_start = 0.0
 
     async def run(self, on_progress: Callable[[Progress], None], stop: threading.Event) -> Result:
-        started, cpu = time.time(), time.thread_time()
+        started, self._cpu_at_start = time.time(), time.thread_time()
         self._now = load_clock()
-        async with StressClient(self._target, lambda: self._now()) as client:
+        async with StressClient(self._target, lambda: self._now(), self._live.token) as client:
             work = asyncio.create_task(self._work(client))
             faults = asyncio.create_task(self._play())
             try:
@@ -95,7 +76,7 @@ class _Load:
                 await asyncio.gather(work, faults, *self._open, return_exceptions=True)
                 self._tell_unreached()
         wall = self._now()
-        return self._result(started, interrupted, (time.thread_time() - cpu) / wall)
+        return self._result(started, interrupted, (time.thread_time() - self._cpu_at_start) / wall)
 
     async def _watch(self, work: asyncio.Task[None], on_progress: Callable[[Progress], None], stop: threading.Event) -> bool:
         """Until the work is done, or we are to stop: then true."""
@@ -145,6 +126,7 @@ class _Load:
     async def _one(self, client: StressClient, ask: Ask, body: bytes, intended: float) -> None:
         sample = Sample(ask.index, intended, self._now(), len(ask.prompt), ask.output_tokens)
         self._samples.append(sample)
+        self._live.sent(sample)
         try:
             await client.send(body, sample)
         except asyncio.CancelledError:
@@ -154,6 +136,7 @@ class _Load:
             sample.error = f"{type(error).__name__} in the client"  # whatever it is, the answer is not whole
         finally:
             sample.ended = self._now()
+            self._live.ended(sample)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -161,28 +144,8 @@ class _Load:
         task.add_done_callback(self._open.discard)
 
     def _progress(self) -> Progress:
-        now, samples = self._now(), self._samples
-        since = max(0.0, now - RECENT_S)
-        span = max(now - since, 1e-9)
-        recent = [sample for sample in samples if sample.ended is not None and sample.ended >= since]
-        alive = [sample for sample in samples if sample.ended is None or sample.ended >= since]
-        errors = sum(sample.error is not None for sample in samples)
-        done = sum(sample.ok for sample in samples)
-        return Progress(
-            load=self._plan.pattern.label,
-            elapsed_s=now,
-            duration_s=self._plan.duration_s,
-            sent=len(samples),
-            done=done,
-            errors=errors,
-            in_flight=len(samples) - done - errors,
-            sent_per_s=sum(sample.sent >= since for sample in samples) / span,
-            done_per_s=sum(sample.ok for sample in recent) / span,
-            output_tokens_per_s=sum(at >= since for sample in alive for at in sample.events) / span,
-            latency=latencies(recent),
-            lag_ms_p99=judge_generator(alive, 0.0).lag_ms_p99,
-            faults=tuple(self._faults),
-        )
+        now = self._now()
+        return self._live.progress(now, (time.thread_time() - self._cpu_at_start) / now, tuple(self._faults))
 
     def _result(self, started: float, interrupted: bool, cpu_share: float) -> Result:
         plan, samples = self._plan, self._samples

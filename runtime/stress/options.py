@@ -11,6 +11,7 @@ STRESS: Options = [
     ("burstiness", float, "of gamma arrivals: 1 is poisson, below it they come in bursts"),
     ("ramp", float, "the rate at the end of --duration"),
     ("concurrency", str, "closed loop: so many at once; a list (1,8,32) or auto (1, 2, 4, ...) finds the knee"),
+    ("sweep", str, 'change the layout to each of these ("tp4,pp4,tp2pp2"), with the steps of --concurrency (1,8,32); then back'),
     ("trace", str, "JSON lines of {timestamp (ms), input_length, output_length, hash_ids}"),
     ("duration", float, "seconds, of each step (30; of a list's or auto's steps 10)"),
     ("requests", int, "at most so many, of each step"),

@@ -9,7 +9,8 @@ from html import escape
 import msgspec
 
 from runtime.stress.chart import Line, Point, line_chart
-from runtime.stress.result import Result, Second, Steps
+from runtime.stress.result import Found, Result, Second, Steps, Sweep, runs_of
+from runtime.stress.sweep_table import ending, sweep_rows
 from runtime.stress.table import as_text, knee_line, step_header, step_row
 
 STYLE = """
@@ -21,8 +22,8 @@ polyline,line{fill:none;stroke-width:1.6} .grid{stroke:#ddd;stroke-width:1} .mar
 """
 
 
-def as_html(found: Result | Steps) -> str:
-    runs = found.steps if isinstance(found, Steps) else (found,)
+def as_html(found: Found) -> str:
+    runs = runs_of(found)
     name = runs[0].name if runs else "nothing"
     body = [f"<h1>Stress of {escape(name)}</h1>"]
     if runs:
@@ -31,7 +32,15 @@ def as_html(found: Result | Steps) -> str:
         rows = "\n".join((step_header(), *(step_row(step) for step in runs), knee_line(found)))
         body.append(f"<h2>Steps of concurrency</h2><pre>{escape(rows)}</pre>")
         body.append(f'<div class="charts">{_step_charts(found)}</div>')
-    body.extend(_section(run) for run in runs)
+    if isinstance(found, Sweep):
+        rows = "\n".join((*sweep_rows(found), ending(found)))
+        body.append(f"<h2>Layouts and concurrency</h2><pre>{escape(rows)}</pre>")
+        body.append(f'<div class="charts">{_sweep_charts(found)}</div>')
+        for trial in found.trials:
+            body.append(f"<h2>Layout {escape(trial.layout)}</h2>")
+            body.extend([_section(run) for run in trial.steps] or [f'<p class="bad">not measured: {escape(trial.why)}</p>'])
+    else:
+        body.extend(_section(run) for run in runs)
     data = escape(msgspec.json.format(msgspec.json.encode(found), indent=1).decode())
     body.append(f"<details><summary>JSON</summary><pre>{data}</pre></details>")
     title = f"stress {escape(name)}"
@@ -84,6 +93,22 @@ def _charts(run: Result) -> str:
 
 def _point(second: Second, value: float | None) -> Point | None:
     return None if value is None else (float(second.at_s), float(value))
+
+
+def _sweep_charts(found: Sweep) -> str:
+    measured = [trial for trial in found.trials if trial.steps]
+    frontiers = []
+    for trial in measured:
+        seen = [(step.interactivity, step) for step in trial.steps if step.interactivity is not None]
+        points = [(x, step.output_tokens_per_s) for x, step in seen]
+        frontiers.append(Line(trial.layout, points, [str(step.concurrency) for _, step in seen]))
+    at_once = [
+        Line(trial.layout, [(float(step.concurrency or 0), step.output_tokens_per_s) for step in trial.steps])
+        for trial in measured
+    ]
+    return line_chart("Throughput against interactivity", "tokens/s that a client sees", "tokens/s", frontiers) + line_chart(
+        "Throughput", "at once", "tokens/s", at_once
+    )
 
 
 def _step_charts(found: Steps) -> str:

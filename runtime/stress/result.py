@@ -92,6 +92,20 @@ class Second(Struct, frozen=True):
     tpot_ms_p50: float | None
 
 
+class ServerSide(Struct, frozen=True):
+    """The deployment's own count of the time of a load, by what its /metrics grew: of everybody's requests, its warm-up's too.
+
+    Means in milliseconds, by its own clock from a request's arrival: what the clients see more of is the way there and back.
+    """
+
+    requests: int
+    prompt_tokens: int
+    output_tokens: int
+    ttft_ms: float | None
+    tpot_ms: float | None
+    e2e_ms: float | None
+
+
 class Result(Struct, frozen=True):
     """One load. Rates are over the window: from the end of the warm-up to the end of the last measured answer.
 
@@ -99,7 +113,8 @@ class Result(Struct, frozen=True):
     `output_tokens`: of answers that are whole, warm-up ones with what came in the window. `latency`: by `FORMULAS`' names,
     without those of which nothing was measured. `interactivity`: tokens/s that one client sees, 1000 / TPOT p50.
     `events`: of the measured whole answers; fewer than their tokens when some came together or had no text, and then the ITL is
-    a gap between more than one token.
+    a gap between more than one token. `profiles`: the files of its recording, in order, the figures attached to the last;
+    `unrecorded`: why there is none, or not all.
     """
 
     name: str
@@ -128,6 +143,9 @@ class Result(Struct, frozen=True):
     generator: Generator
     faults: tuple[FaultDone, ...]
     timeline: tuple[Second, ...]
+    server: ServerSide | None = None
+    profiles: tuple[str, ...] = ()
+    unrecorded: str = ""
 
 
 class Steps(Struct, frozen=True):
@@ -139,7 +157,37 @@ class Steps(Struct, frozen=True):
     interrupted: bool
 
 
-def as_object(found: Result | Steps) -> dict[str, Any]:
+class Trial(Struct, frozen=True):
+    """One layout of a sweep. `pause_s`: without tokens while it was changed to. `why`: why it was not measured; else empty."""
+
+    layout: str
+    pause_s: float | None = None
+    steps: tuple[Result, ...] = ()
+    knee: int | None = None
+    why: str = ""
+
+
+class Sweep(Struct, frozen=True):
+    """Steps of concurrency under one layout after the other. `first`: the layout before; `unrestored`: why it is not back."""
+
+    name: str
+    first: str
+    trials: tuple[Trial, ...]
+    interrupted: bool
+    unrestored: str = ""
+
+
+Found = Result | Steps | Sweep
+
+
+def runs_of(found: Found) -> tuple[Result, ...]:
+    """All loads, in order."""
+    if isinstance(found, Sweep):
+        return tuple(step for trial in found.trials for step in trial.steps)
+    return found.steps if isinstance(found, Steps) else (found,)
+
+
+def as_object(found: Found) -> dict[str, Any]:
     """JSON-ready: the structs' fields by their names."""
     plain: dict[str, Any] = msgspec.to_builtins(found)
     return plain

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from runtime.stress.load import Progress
+from runtime.stress.progress import Progress
 from runtime.stress.result import Latency, Result, Steps
 
 NOTHING = "--"
@@ -12,10 +12,11 @@ NOTHING = "--"
 
 def progress_line(now: Progress) -> str:
     of = f"/{now.duration_s:.0f}" if now.duration_s is not None else ""
-    ttft, itl = (_ms(_p(50, now.latency, name)) for name in ("ttft", "itl"))
+    lately = now.windows["10 s"]
+    ttft, itl = (_ms(lately.latency[name].p50 if name in lately.latency else None) for name in ("ttft", "itl"))
     return (
         f"{now.elapsed_s:5.1f}{of} s  sent {now.sent}  done {now.done}  err {now.errors}  open {now.in_flight}  "
-        f"{now.output_tokens_per_s:.0f} tok/s  ttft p50 {ttft}  itl p50 {itl}  lag p99 {_ms(now.lag_ms_p99)}"
+        f"{lately.output_tokens_per_s:.0f} tok/s  ttft p50 {ttft}  itl p50 {itl}  lag p99 {_ms(now.lag_ms_p99)}"
     )
 
 
@@ -37,6 +38,9 @@ def as_text(result: Result) -> str:
         *_goodput_lines(result),
         *(f"fault      {done.fault}: {done.outcome}" for done in result.faults),
         _generator_line(result),
+        *_server_lines(result),
+        *(f"profile    {path}" for path in result.profiles),
+        *([f"unrecorded {result.unrecorded}"] if result.unrecorded else []),
     ]
     return "\n".join(lines)
 
@@ -90,6 +94,24 @@ def _generator_line(result: Result) -> str:
     verdict = f"BEHIND: {made.why}" if made.behind else "kept up"
     lags = f"lag p50 {_ms(made.lag_ms_p50)}, p99 {_ms(made.lag_ms_p99)}"
     return f"generator  {verdict}; {lags}, {100 * made.cpu_share:.0f} % of a core"
+
+
+def _server_lines(result: Result) -> list[str]:
+    """What the server counted, and by how much more the clients saw of it."""
+    server = result.server
+    if server is None:
+        return []
+    asked = result.requests
+    others = f" ({server.requests - asked.sent} of others)" if server.requests > asked.sent else ""
+    means = ", ".join(
+        f"{name} mean {_ms(value)}{_beyond(value, result.latency.get(name.lower()))}"
+        for name, value in (("TTFT", server.ttft_ms), ("TPOT", server.tpot_ms), ("E2E", server.e2e_ms))
+    )
+    return [f"server     {server.requests} requests{others}, {server.output_tokens} tokens; {means}"]
+
+
+def _beyond(server: float | None, seen: Latency | None) -> str:
+    return "" if server is None or seen is None else f" (clients {seen.mean - server:+.1f})"
 
 
 def _p(q: int, latencies: Mapping[str, Latency], name: str) -> float | None:

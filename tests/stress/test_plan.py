@@ -8,7 +8,7 @@ from itertools import islice, pairwise
 import pytest
 
 from runtime.stress.arrivals import OpenLoop
-from runtime.stress.command import wanted
+from runtime.stress.asked import asked
 from runtime.stress.faults import Fault, parse_fault
 from runtime.stress.goodput import Slo, parse_slo
 from runtime.stress.lengths import parse_lengths
@@ -163,17 +163,17 @@ def test_an_slo_is_read():
 )
 def test_what_cannot_be_is_refused_with_what_can(given: dict):
     with pytest.raises(BadPlan, match=r"nearest that works: .+"):
-        wanted(given)
+        asked(given)
 
 
 def test_flags_become_plans():
-    assert wanted({}).plan.pattern == OpenLoop(1.0)
-    assert wanted({"burstiness": 0.5}).plan.pattern == OpenLoop(1.0, "gamma", 0.5)
-    assert wanted({"concurrency": "4"}).steps is None
-    assert wanted({"concurrency": "4"}).plan.kind == "closed loop"
-    assert wanted({"concurrency": "1,8"}).steps == (1, 8)
-    assert wanted({"concurrency": "auto"}).steps == ()
-    assert wanted({"requests": 5}).plan.duration_s is None
+    assert asked({}).plan.pattern == OpenLoop(1.0)
+    assert asked({"burstiness": 0.5}).plan.pattern == OpenLoop(1.0, "gamma", 0.5)
+    assert asked({"concurrency": "4"}).steps is None
+    assert asked({"concurrency": "4"}).plan.kind == "closed loop"
+    assert asked({"concurrency": "1,8"}).steps == (1, 8)
+    assert asked({"concurrency": "auto"}).steps == ()
+    assert asked({"requests": 5}).plan.duration_s is None
 
 
 def test_what_does_not_fit_the_context_is_refused():

@@ -22,14 +22,17 @@ from runtime.stress.client import Target, context_of
 from runtime.stress.faults import Fault, NoRank
 from runtime.stress.goodput import Slo
 from runtime.stress.lengths import fixed
-from runtime.stress.load import Progress, run
+from runtime.stress.load import run
 from runtime.stress.plan import ClosedLoop, Plan
+from runtime.stress.progress import Progress
 from runtime.stress.result import Result
 from runtime.stress.values import BadPlan
 from telemetry.formulas import percentile
 
 ROOT = Path(__file__).parents[2]
 CALM_S = 0.004
+LAST_S = FIRST_S + 19 * NEXT_S
+WAY_S = 0.03  # of a request and its first token through HTTP, on a machine that has other work
 
 
 def small(pattern: OpenLoop | ClosedLoop, **other: object) -> Plan:
@@ -50,10 +53,10 @@ def run_calmly(plan: Plan, server: Server, fox: PacedFrontend, on_progress: Call
 def test_what_is_measured_is_what_the_server_does(paced_server: Server, fox: PacedFrontend):
     seen: list[Progress] = []
     found = run_calmly(small(OpenLoop(10.0), slo=Slo(ttft=200, itl=30)), paced_server, fox, seen.append)
-    assert found.latency["ttft"].p50 == pytest.approx(1000 * FIRST_S, rel=0.15)
+    assert 1000 * FIRST_S <= found.latency["ttft"].p50 <= 1000 * (FIRST_S + WAY_S)
     assert found.latency["itl"].p50 == pytest.approx(1000 * NEXT_S, rel=0.15)
     assert found.latency["tpot"].p50 == pytest.approx(1000 * NEXT_S, rel=0.15)
-    assert found.latency["e2e"].p50 == pytest.approx(1000 * (FIRST_S + 19 * NEXT_S), rel=0.15)
+    assert 1000 * LAST_S <= found.latency["e2e"].p50 <= 1000 * (LAST_S + WAY_S)
     assert found.output_tokens == fox.tokens == 20 * found.requests.ok
     assert found.requests.sent == fox.started
     assert found.events == fox.tokens
@@ -72,8 +75,8 @@ def test_what_is_measured_is_what_the_server_does(paced_server: Server, fox: Pac
 def test_a_closed_loop_keeps_so_many_open(paced_server: Server, fox: PacedFrontend):
     found = run_calmly(small(ClosedLoop(3), duration_s=None, requests=9), paced_server, fox)
     assert (found.kind, found.requests.ok, fox.tokens) == ("closed loop", 9, 180)
-    assert found.latency["ttft"].p50 == pytest.approx(1000 * FIRST_S, rel=0.15)
-    assert found.requests_per_s == pytest.approx(3 / (FIRST_S + 19 * NEXT_S), rel=0.15)
+    assert 1000 * FIRST_S <= found.latency["ttft"].p50 <= 1000 * (FIRST_S + WAY_S)
+    assert 3 / (LAST_S + WAY_S) <= found.requests_per_s <= 3 / LAST_S
 
 
 def test_warm_up_is_not_measured(paced_server: Server, fox: PacedFrontend):

@@ -1,0 +1,55 @@
+"""A load on its way: what its watchers see of it. Plain data."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from runtime.stress.result import FaultDone, Second
+
+WINDOWS: dict[str, int | None] = {"10 s": 10, "60 s": 60, "run": None}  # by name, in seconds
+
+
+class Spread(Struct, frozen=True):
+    """Milliseconds, exact to a bucket of 1 %; formulas are those of `Latency`."""
+
+    count: int
+    p50: float
+    p90: float
+    p99: float
+
+
+class Window(Struct, frozen=True):
+    """The last `seconds` of a load. Latencies and `good` are of answers that ended in it, output tokens those that came in it.
+
+    `good` of `judged` met the SLO, errors among the judged; `None` without one.
+    """
+
+    seconds: float
+    sent_per_s: float
+    done_per_s: float
+    errors: int
+    output_tokens_per_s: float
+    latency: dict[str, Spread]
+    good: int | None
+    judged: int
+
+
+class Progress(Struct, frozen=True):
+    """Counts since the load began, the windows by `WINDOWS`' names, and its last seconds, oldest first.
+
+    `behind`: why the load is not what was asked for; empty while it is.
+    """
+
+    load: str
+    elapsed_s: float
+    duration_s: float | None
+    sent: int
+    done: int
+    errors: int
+    in_flight: int
+    windows: dict[str, Window]
+    lag_ms_p99: float | None
+    cpu_share: float
+    behind: str
+    faults: tuple[FaultDone, ...]
+    history: tuple[Second, ...]
