@@ -12,6 +12,7 @@ from telemetry.codec import CodecError, encode_envelope
 from telemetry.records import SCHEMA_VERSION, Envelope, Record
 
 HIGH_WATER = 1000  # messages that wait in this process for a hub that does not read; some 300 bytes each
+LINGER_MS = 200  # how long an end may wait for the hub to take what was said last
 
 
 class Emitter:
@@ -50,9 +51,9 @@ class Emitter:
             self._seq += 1
 
     def close(self) -> None:
-        """Close at once; what the hub has not taken yet is dropped."""
+        """Close, once the hub has taken what was said last or `LINGER_MS` have passed."""
         if self._context is not None:
-            self._context.destroy(linger=0)
+            self._context.destroy(linger=LINGER_MS)
         self._socket = self._context = None
 
     def __enter__(self) -> Self:

@@ -30,7 +30,7 @@ BOUNDS: dict[str, tuple[float, ...]] = {
 _FINE = 1 << 9  # of an octave's parts, in which the eight edges of its buckets are rounded up
 _EDGES = [math.ceil(_FINE * 2 ** (eighth / 8)) for eighth in range(8)]
 _EIGHTH = [8] + [0] * (_FINE - 1) + [bisect_right(_EDGES, part) - 1 for part in range(_FINE, 2 * _FINE)]
-_BUCKETS = 48 * 8  # up to three days
+DURATION_BUCKETS = 64 * 8  # as long as a 64-bit clock counts
 
 
 def duration_bucket(ns: int) -> int:
@@ -41,8 +41,19 @@ def duration_bucket(ns: int) -> int:
 
 def duration_bounds(bucket: int) -> tuple[float, float]:
     """Nanoseconds from which, and below which, durations fall into `bucket`; a number that is no bucket's means the nearest."""
-    bucket = min(max(0, bucket), _BUCKETS - 1)
+    bucket = min(max(0, bucket), DURATION_BUCKETS - 1)
     return _start(bucket), _start(bucket + 1)
+
+
+def bucket_percentile(counts: Mapping[int, int], q: float) -> float | None:
+    """The q-th percentile (0 to 100) of durations counted by bucket, in ns, evenly spread within a bucket; `None` of nothing."""
+    place = sum(counts.values()) * q / 100
+    for bucket in sorted(counts):
+        if 0 < place <= counts[bucket] or (place <= 0 < counts[bucket]):
+            start, end = duration_bounds(bucket)
+            return start + (end - start) * max(0.0, place) / counts[bucket]
+        place -= counts[bucket]
+    return None
 
 
 def _start(bucket: int) -> float:

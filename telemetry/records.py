@@ -71,9 +71,11 @@ class StepRecord(Struct, frozen=True, tag="step", gc=False):
 class CollectiveRecord(Struct, frozen=True, tag="collective", gc=False):
     """One kind of collective call of one rank between two moments, about a second apart, calls of one size class only.
 
-    Size class c holds messages of more than 2^(c-1) and at most 2^c bytes. `bytes` counts as nccl-tests does (the message of an
-    all-reduce, the total over members of the others). The histograms count calls by bucket of duration, see
-    `telemetry.histograms.duration_bucket`. `first` is the number of the first call on its axis: with it ranks are joined.
+    Size class c holds messages of more than 2^(c-1) and at most 2^c bytes. `bytes` counts nccl-tests' S: the message of an
+    all-reduce, broadcast, send or receive; the parts of all members together of an all-gather or a reduce-scatter; what this rank
+    sends to all members of an all-to-all, whose size class is that of the mean over its members. The histograms count calls by
+    bucket of duration, see `telemetry.histograms.duration_bucket`. `first` is the number of the first call on its axis: with it
+    ranks are joined. Where waiting cannot be told apart (torch.distributed), all is transfer, and a receive all wait.
     """
 
     rank: int

@@ -21,6 +21,11 @@ QUERY_BLOCK = 128
 class KVCache(Protocol):
     """One layer's keys and values."""
 
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """All that it holds."""
+        ...
+
     def write(self, slots: torch.Tensor, keys_values: torch.Tensor) -> None:
         """slots int64 [n]: places; keys_values [n, 2 x heads, head size], keys first."""
         ...
@@ -39,6 +44,10 @@ class GatheredCache:
         self._heads, self._dim = heads, head_dim
         self._places = _zeros((2 * heads, blocks * block_size, head_dim), dtype, device)
         self._flat = self._places.view(2 * heads * blocks, block_size * head_dim)
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        return [self._places]
 
     def write(self, slots: torch.Tensor, keys_values: torch.Tensor) -> None:
         self._places.index_copy_(1, slots, keys_values.transpose(0, 1))

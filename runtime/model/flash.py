@@ -30,6 +30,10 @@ class FlashCache:
         self._keys = torch.zeros((blocks, block_size, heads, head_dim), dtype=dtype, device=device)
         self._values = torch.zeros_like(self._keys)
 
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        return [self._keys, self._values]
+
     def write(self, slots: torch.Tensor, keys_values: torch.Tensor) -> None:
         self._keys.flatten(0, 1).index_copy_(0, slots, keys_values[:, : self._heads])
         self._values.flatten(0, 1).index_copy_(0, slots, keys_values[:, self._heads :])

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from runtime.checkpoint.config import ModelShape
 from runtime.layout import AXES, Coordinates, Layout, expert_owners, stage_layers
 from runtime.parallel.communicator import Communicator, DistributedTransport, Transport
+from runtime.parallel.device_events import DeviceEvents
 from runtime.parallel.segment import plan_segment
 from runtime.parallel.shared_memory import SharedMemoryTransport, open_segment
 from runtime.rank.board import RankStatus
@@ -30,6 +31,12 @@ class Mesh:
     pp: Communicator
     layers: range
     experts: range
+    events: DeviceEvents | None = None  # of the CUDA device
+
+    @property
+    def axes(self) -> tuple[Communicator, ...]:
+        """Those of more than one member."""
+        return tuple(axis for axis in (self.tp, self.ep, self.pp) if axis.size > 1)
 
     @property
     def first_stage(self) -> bool:
@@ -64,9 +71,10 @@ def connect(config: RankConfig, shape: ModelShape, status: RankStatus) -> Mesh:
             if getattr(layout, axis) > 1:
                 transports[axis] = _distributed(layout, config.rank, axis)
     at = layout.coordinates(config.rank)
+    events = DeviceEvents() if cuda else None
 
     def communicator(axis: str) -> Communicator:
-        return Communicator(axis, getattr(layout, axis), getattr(at, axis), transports[axis], status, cuda)
+        return Communicator(axis, getattr(layout, axis), getattr(at, axis), transports[axis], status, events)
 
     return Mesh(
         layout=layout,
@@ -77,6 +85,7 @@ def connect(config: RankConfig, shape: ModelShape, status: RankStatus) -> Mesh:
         pp=communicator("pp"),
         layers=stage_layers(shape, layout.pp)[at.pp],
         experts=expert_owners(shape.num_experts, layout.ep)[at.ep],
+        events=events,
     )
 
 

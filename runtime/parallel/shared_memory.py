@@ -131,10 +131,11 @@ class Station:
     def barrier(self) -> int:
         return self._meet()
 
-    def all_to_all(self, x: torch.Tensor, counts: torch.Tensor) -> tuple[int, torch.Tensor, torch.Tensor]:
+    def all_to_all(self, x: torch.Tensor, counts: torch.Tensor) -> tuple[int, torch.Tensor, torch.Tensor, int]:
         """Send x's rows, sorted by destination; `counts` int64 [size, k]: rows to each destination, in k classes.
 
-        Returns (waited, rows received by source, counts received [size, k]). The counts travel in front of the rows.
+        Returns (waited, rows received by source, counts received [size, k], rows that all sent). The counts travel in front of
+        the rows.
         """
         row_bytes = x.element_size() * x.shape[1]
         header = counts.numel() * 8
@@ -152,7 +153,7 @@ class Station:
             start = data + sum(sent[source][: self.index]) * row_bytes
             stop = start + sent[source][self.index] * row_bytes
             parts.append(bank[source, start:stop].view(x.dtype).view(-1, x.shape[1]))
-        return waited, torch.cat(parts), table[:, self.index].clone()
+        return waited, torch.cat(parts), table[:, self.index].clone(), sum(map(sum, sent))
 
 
 class Channel:
@@ -218,7 +219,7 @@ class SharedMemoryTransport:
     def reduce_scatter(self, x: torch.Tensor, out: torch.Tensor) -> int:
         return self.station.reduce_scatter(x, out)
 
-    def all_to_all(self, x: torch.Tensor, counts: torch.Tensor) -> tuple[int, torch.Tensor, torch.Tensor]:
+    def all_to_all(self, x: torch.Tensor, counts: torch.Tensor) -> tuple[int, torch.Tensor, torch.Tensor, int]:
         return self.station.all_to_all(x, counts)
 
     def broadcast(self, x: torch.Tensor, root: int) -> int:

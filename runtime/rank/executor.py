@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import torch
 
@@ -12,6 +14,7 @@ from runtime.parallel.mesh import Mesh
 from runtime.protocol import TokenLogprobs
 from runtime.rank.graphs import Capture, DecodeGraphs
 from runtime.rank.sampler import Sampler
+from runtime.rank.timeline import DeviceTimeline, HostTimeline, Timeline
 
 
 class Sampled:
@@ -45,6 +48,8 @@ class Executor:
         self._graphs = DecodeGraphs(stage, self._tables, capture) if capture is not None and whole else None
         self._sampler = Sampler(rows)
         self._last = np.zeros(rows, dtype=np.int64)  # the token that each row sampled last
+        self.timeline: Timeline = HostTimeline() if mesh.events is None else DeviceTimeline(mesh.events)
+        self.slow_s = 0.0  # an injected fault: how much longer every forward takes
 
     @property
     def reports(self) -> bool:
@@ -53,7 +58,12 @@ class Executor:
 
     @torch.inference_mode()
     def run(self, plan: MemberPlan) -> Sampled:
-        """Every rank of the replica runs the same plan in the same order."""
+        """Every rank of the replica runs the same plan in the same order. Its phases are then in `timeline`."""
+        sampled = self._run(plan)
+        self.timeline.leave()
+        return sampled
+
+    def _run(self, plan: MemberPlan) -> Sampled:
         rows, starts, counts = unpack(plan.rows), unpack(plan.starts), unpack(plan.counts)
         wanted = unpack(plan.wanted)
         self._tables.extend(unpack(plan.blocks).reshape(-1, 3))
@@ -63,6 +73,7 @@ class Executor:
         if (tokens == LAST_SAMPLED).any():
             tokens = np.where(tokens == LAST_SAMPLED, self._last[np.repeat(rows, counts)], tokens)
         if self._graphs is not None and len(wanted) == len(rows) == len(tokens):
+            self.timeline.enter("forward")
             return self._sample(self._graphs.logits(rows, starts, tokens), rows, starts + 1)
         batch = self._tables.batch(rows, starts, counts, tokens, wanted)
         x = self._pass_through(batch)
@@ -72,15 +83,21 @@ class Executor:
 
     def _pass_through(self, batch: Batch) -> torch.Tensor | None:
         """The hidden states after the last stage; None on the stages before, which have sent theirs on."""
-        mesh, stage = self.mesh, self.stage
+        mesh, stage, timeline = self.mesh, self.stage, self.timeline
         if mesh.first_stage:
+            timeline.enter("forward")
             x = stage.embed(batch)
         else:
+            timeline.enter("recv")
             x = torch.empty((batch.size, stage.shape.hidden_size), dtype=stage.dtype, device=stage.device)
             mesh.pp.receive(x, mesh.at.pp - 1)
+            timeline.enter("forward")
+        if self.slow_s:
+            time.sleep(self.slow_s)
         x = stage.forward(x, batch)
         if mesh.last_stage:
             return x
+        timeline.enter("send")
         mesh.pp.send(x, mesh.at.pp + 1)
         return None
 
@@ -88,6 +105,7 @@ class Executor:
         """logits [wanted, vocab / tp], this rank's part."""
         head, mesh = self.stage.head, self.mesh
         assert head is not None
+        self.timeline.enter("sample")
         if self._sampler.all_greedy(rows):
             values, places = logits.max(-1)
             if mesh.tp.size > 1:

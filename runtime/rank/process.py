@@ -23,6 +23,7 @@ from runtime.rank.config import RankConfig
 from runtime.rank.executor import Executor
 from runtime.rank.faults import commit
 from runtime.rank.graphs import CudaCapture
+from runtime.rank.memory import memory_probe
 from runtime.rank.recorder import StepRecorder
 from telemetry.emitter import Emitter
 
@@ -30,6 +31,8 @@ _PR_SET_TIMERSLACK = 29
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _POLL_S = 0.001
+_UNSETTLED_MS = 1  # how often to look whether the device is through
+_REST_MS = 100  # without a plan for so long, there is time to tell what a second would have been waited for
 _PLANS, _STEPS, _PROGRESS, _FAULT = field("plans"), field("steps"), field("progress"), field("fault")
 
 
@@ -42,6 +45,7 @@ def main(config: RankConfig) -> None:
     shape = read_shape(Path(config.model))
     mesh = connect(config, shape, status)
     stage = _load(config, shape, mesh, status)
+    memory = memory_probe(config, stage.device, status.weights_bytes)
     executor = _with_cache(config, mesh, stage, status)
     status.loaded_ns = time.perf_counter_ns()
     _keep_freed_memory()
@@ -49,8 +53,9 @@ def main(config: RankConfig) -> None:
     commit(status)
     _warm_up(executor, config.max_num_batched_tokens)
     with Emitter(config.telemetry, config.deployment, f"rank:{config.rank}") as emitter:
-        recorder = StepRecorder(config, mesh, stage, status.kv_blocks, emitter)
+        recorder = StepRecorder(config, executor, status.kv_blocks, memory, emitter)
         _obey(config, executor, recorder, status)
+        recorder.finish()
     status.phase = Phase.STOPPED
 
 
@@ -130,8 +135,13 @@ def _warm_up(executor: Executor, tokens: int) -> None:
         executor.run(plan)
     for experts in executor.stage.experts:
         experts.tokens.zero_()
-    for communicator in (executor.mesh.tp, executor.mesh.ep, executor.mesh.pp):
-        communicator.take()
+    if executor.stage.device.type == "cuda":
+        torch.cuda.synchronize()
+    executor.timeline.take()
+    for axis in executor.mesh.axes:
+        axis.settle(axis.calls)
+        axis.take()
+        axis.take_tallies()
 
 
 def _obey(config: RankConfig, executor: Executor, recorder: StepRecorder, status: RankStatus) -> None:
@@ -146,32 +156,34 @@ def _obey(config: RankConfig, executor: Executor, recorder: StepRecorder, status
     gc.freeze()
     status.phase = Phase.READY
     while True:
-        plan, idle = _next_plan(plans)
+        plan, idle = _next_plan(plans, recorder)
         if isinstance(plan, Halt):
             break
         recorder.began(idle)
         words[_PLANS] += 1
         words[_PROGRESS] += 1
         if words[_FAULT]:
-            commit(status)
+            commit(status, executor)
         mine = plan.members[at.ep]
-        recorder.computing()
         sampled = executor.run(mine)
-        computed = time.perf_counter_ns()
         if sampled.tokens is not None:
             result = StepResult(at.dp, at.ep, plan.step, pack(sampled.tokens), sampled.logprobs)
             results.send(encode(result))
         words[_STEPS] += 1
         words[_PROGRESS] += 1
-        recorder.ended(plan.step, plan.slot, mine, len(mine.rows) // 4, len(mine.tokens) // 4, computed)
+        recorder.ended(plan.step, plan.slot, mine, len(mine.rows) // 4, len(mine.tokens) // 4)
     context.destroy(linger=0)
 
 
-def _next_plan(plans: zmq.Socket[bytes]) -> tuple[StepPlan | Halt, int]:
-    """The next plan, and the nanoseconds that nothing was there."""
+def _next_plan(plans: zmq.Socket[bytes], recorder: StepRecorder) -> tuple[StepPlan | Halt, bool]:
+    """The next plan, and whether it had to be waited for."""
     try:
-        return decode_plan(plans.recv(zmq.NOBLOCK)), 0
+        return decode_plan(plans.recv(zmq.NOBLOCK)), False
     except zmq.Again:
-        start = time.perf_counter_ns()
-        data = plans.recv()
-        return decode_plan(data), time.perf_counter_ns() - start
+        pass
+    while not recorder.settle():
+        if plans.poll(_UNSETTLED_MS):
+            return decode_plan(plans.recv()), True
+    if not plans.poll(_REST_MS):
+        recorder.rest()
+    return decode_plan(plans.recv()), True

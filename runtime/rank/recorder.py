@@ -1,92 +1,140 @@
-"""Turns a rank's clock readings into one `StepRecord` a step."""
+"""Turns a rank's clock readings into records: of each step, and about once a second of collectives, experts and memory."""
 
 from __future__ import annotations
 
 import time
+from collections import deque
+from typing import NamedTuple
 
-import psutil
 import torch
 
 from runtime.engine.plan import MemberPlan
-from runtime.model.decoder import Stage
-from runtime.parallel.mesh import Mesh
 from runtime.rank.config import RankConfig
+from runtime.rank.executor import Executor
+from runtime.rank.memory import MemoryProbe
+from runtime.rank.timeline import Later, Stretch
+from runtime.rank.totals import Totals
 from telemetry.emitter import Emitter
-from telemetry.records import StepRecord
+from telemetry.records import Phase, StepRecord
 
 _clock = time.perf_counter_ns
-MEMORY_EVERY_NS = 500_000_000
+TOTALS_EVERY_NS = 1_000_000_000
+
+
+class _Step(NamedTuple):
+    """A step that the host is through with, and the device perhaps not."""
+
+    step: int
+    slot: int
+    arrived_ns: int
+    idle: bool
+    ended_ns: int
+    prefill: int
+    decode: int
+    sequences: int
+    kv_used: int
+    phases: Later
+    calls: list[int]  # the last of each axis
 
 
 class StepRecorder:
-    """Emits a record for each step, from `began` (a plan is there) over `computing` to `ended`."""
+    """Emits a record for each step, from `began` (a plan is there) to `ended`, as soon as the device is through with it."""
 
-    def __init__(self, config: RankConfig, mesh: Mesh, stage: Stage, kv_blocks: int, emitter: Emitter) -> None:
-        self._config, self._mesh, self._stage, self._emitter = config, mesh, stage, emitter
+    def __init__(self, config: RankConfig, executor: Executor, kv_blocks: int, memory: MemoryProbe, emitter: Emitter) -> None:
+        self._config, self._executor, self._emitter = config, executor, emitter
         self._kv_blocks = kv_blocks
-        self._process = psutil.Process()
-        self._memory, self._memory_at = 0, 0
-        self._last_end = _clock()
-        self._start = self._idle = self._compute_start = 0
+        self._probe = memory
+        self._totals = Totals(config, executor)
+        self._steps: deque[_Step] = deque()
+        self._arrived, self._idle = 0, False
+        self._unflushed = False
+        self._last_end = self._flushed = _clock()
+        self._tell_memory()
 
-    def began(self, idle_ns: int) -> None:
-        """A plan has come, after `idle_ns` without one."""
-        now = _clock()
-        self._idle = idle_ns
-        self._start = now if idle_ns else self._last_end
+    def began(self, idle: bool) -> None:
+        """A plan has come; `idle`: it had to be waited for."""
+        self._arrived, self._idle = _clock(), idle
 
-    def computing(self) -> None:
-        self._compute_start = _clock()
+    def ended(self, step: int, slot: int, plan: MemberPlan, sequences: int, tokens: int) -> None:
+        """The host is through with the step."""
+        executor = self._executor
+        calls = [axis.calls for axis in executor.mesh.axes]
+        prefill, phases = tokens - plan.decodes, executor.timeline.take()
+        self._steps.append(
+            _Step(step, slot, self._arrived, self._idle, _clock(), prefill, plan.decodes, sequences, plan.kv_used, phases, calls)
+        )
+        self.settle()
 
-    def ended(self, step: int, slot: int, plan: MemberPlan, sequences: int, tokens: int, computed: int) -> None:
-        """`computed`: the clock when the device's work was done."""
-        mesh = self._mesh
+    def settle(self) -> bool:
+        """Emit the steps that the device has finished. False: some are not."""
+        while self._steps:
+            phases = self._steps[0].phases()
+            if phases is None:
+                return False
+            self._emit(self._steps.popleft(), phases)
+        return True
+
+    def rest(self) -> None:
+        """Nothing has come for a while: what is known is told."""
+        if self._unflushed:
+            self._flush(_clock())
+
+    def finish(self) -> None:
+        """Nothing will come any more."""
+        if not self.settle():
+            torch.cuda.synchronize()
+            self.settle()
+        self.rest()
+
+    def _emit(self, step: _Step, phases: list[Stretch]) -> None:
+        mesh = self._executor.mesh
+        for axis, calls in zip(mesh.axes, step.calls, strict=True):
+            axis.settle(calls)
         receive = mesh.pp.take_receive_wait()
-        axes = {c.axis: taken for c in (mesh.tp, mesh.ep, mesh.pp) if (taken := c.take()) is not None}
+        axes = {axis.axis: taken for axis in mesh.axes if (taken := axis.take()) is not None}
         inside = receive + sum(axis.wait_ns + axis.transfer_ns for axis in axes.values())
-        end = _clock()
-        compute = max(0, computed - self._compute_start - inside)
-        wall = end - self._start
-        self._last_end = end
+        before = self._last_end
+        start = max(before, step.arrived_ns) if step.idle else before
+        end = self._last_end = max(step.ended_ns, phases[-1].end_ns) if phases else step.ended_ns
+        wall = end - start
+        busy = sum(phase.end_ns - phase.start_ns for phase in phases)
+        compute = max(0, busy - inside)
         self._emitter.emit(
             StepRecord(
                 rank=self._config.rank,
                 generation=self._config.generation,
-                step=step,
-                slot=slot,
-                start_ns=self._start,
+                step=step.step,
+                slot=step.slot,
+                start_ns=start,
                 wall_ns=wall,
-                idle_ns=self._idle,
+                idle_ns=start - before,
                 gap_ns=max(0, wall - inside - compute),
                 recv_wait_ns=receive,
                 compute_ns=compute,
                 axes=axes,
-                prefill_tokens=tokens - plan.decodes,
-                decode_tokens=plan.decodes,
-                sequences=sequences,
-                kv_blocks_used=plan.kv_used,
+                prefill_tokens=step.prefill,
+                decode_tokens=step.decode,
+                sequences=step.sequences,
+                kv_blocks_used=step.kv_used,
                 kv_blocks_total=self._kv_blocks - 1,
-                memory_bytes=self._memory_bytes(end),
-                expert_tokens=self._experts(),
+                memory_bytes=self._memory,
+                phases=[Phase(name, max(0, begin - start), until - begin) for name, begin, until in phases],
             )
         )
+        self._totals.saw(start)
+        self._unflushed = True
+        if end - self._flushed >= TOTALS_EVERY_NS:
+            self._flush(end)
 
-    def _memory_bytes(self, now: int) -> int:
-        # reading /proc costs as much as ten records
-        if now - self._memory_at > MEMORY_EVERY_NS:
-            self._memory_at = now
-            cuda = self._stage.device.type == "cuda"
-            self._memory = torch.cuda.memory_reserved(self._stage.device) if cuda else self._process.memory_info().rss
-        return self._memory
+    def _flush(self, now: int) -> None:
+        records = self._totals.take(now)
+        if records:
+            self._emitter.emit(*records)
+        self._flushed, self._unflushed = now, False
+        if now - self._told_memory >= TOTALS_EVERY_NS:
+            self._tell_memory()
 
-    def _experts(self) -> list[int] | None:
-        experts = self._stage.experts
-        if not experts:
-            return None
-        total = experts[0].tokens.clone()
-        for layer in experts[1:]:
-            total += layer.tokens
-        for layer in experts:
-            layer.tokens.zero_()
-        counts: list[int] = total.tolist()
-        return counts
+    def _tell_memory(self) -> None:
+        record = self._probe.read([tensor for cache in self._executor.stage.caches for tensor in cache.tensors])
+        self._told_memory, self._memory = record.time_ns, record.used or 0
+        self._emitter.emit(record)
