@@ -1,30 +1,49 @@
 """A recording as a Chrome trace, which Perfetto (ui.perfetto.dev) and chrome://tracing open.
 
-Ranks are processes: their steps are slices, and under them the step's parts. A step record tells how long each part took in all,
-not when: parts are drawn one after the other, and each says so. The deployment is a process of its own, with counters, requests
-and events. Times are microseconds since the recording's beginning.
+Ranks are processes with three threads: steps; phases, where a step records when each was (waiting for the previous stage is one);
+and parts, of which a step records how long each took in all (compute, each axis' wait and transfer, host), not when: they are
+drawn one after the other, and the trace says so. What is measured once a second (collectives, experts, memory, devices) are
+counters. The deployment is a process of its own, with counters, requests and events. Times are microseconds since the
+recording's beginning.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from profiles.reader import Profile
 from profiles.tables import records
+from telemetry.formulas import bus_bandwidth
 from telemetry.records import (
+    CollectiveRecord,
     DeploymentRecord,
     DeviceRecord,
     EngineRecord,
     EventRecord,
+    ExpertRecord,
+    RankMemory,
     RequestRecord,
     StepRecord,
 )
 
-STEPS, PARTS = 1, 2  # threads of a rank
+STEPS, PHASES, PARTS = 1, 2, 3  # threads of a rank
+_THREADS = ((STEPS, "steps"), (PHASES, "phases"), (PARTS, "parts of steps, not in their order"))
+_PHASES = {"recv": "wait for previous stage"}
+_DEVICE = {  # what of a device becomes a counter, and in which unit
+    "CPU %": ("cpu_percent", 1.0),
+    "GPU %": ("gpu_util", 1.0),
+    "SM active %": ("sm_active", 1.0),
+    "DRAM active %": ("dram_active", 1.0),
+    "power W": ("power_w", 1.0),
+    "temperature C": ("temperature_c", 1.0),
+    "NVLink tx GB/s": ("nvlink_tx", 1e-9),
+    "NVLink rx GB/s": ("nvlink_rx", 1e-9),
+}
 _FIRST_RANK = 10  # process ids: the deployment is 1, ranks are their number and this
 
 Slice = dict[str, Any]
@@ -66,11 +85,16 @@ def trace_events(profile: Profile) -> Iterator[Slice]:
                 last[record.replica] = record
             case RequestRecord():
                 yield from _request(profile, record)
+            case CollectiveRecord():
+                yield from _collectives(profile, record)
+            case ExpertRecord():
+                yield from _experts(profile, record)
+            case RankMemory():
+                yield from _memory(profile, record)
             case DeviceRecord():
-                shown = {"cpu_percent": record.cpu_percent, "gpu_util": record.gpu_util, "power_w": record.power_w}
-                for name, value in shown.items():
-                    if value is not None:
-                        yield _counter(profile, record.time_ns, _FIRST_RANK + record.rank, name, {name: value})
+                for name, (field, factor) in _DEVICE.items():
+                    if (value := getattr(record, field)) is not None:
+                        yield _counter(profile, record.time_ns, _FIRST_RANK + record.rank, name, {"now": factor * value})
             case EventRecord():
                 pid = 1 if record.rank is None else _FIRST_RANK + record.rank
                 args = {"severity": record.severity, "text": record.text}
@@ -91,6 +115,10 @@ def _step(profile: Profile, record: StepRecord) -> Iterator[Slice]:
     yield _slice(
         profile, f"{kind} {record.prefill_tokens + record.decode_tokens}", record.start_ns, record.wall_ns, pid, STEPS, args
     )
+    for phase in record.phases:
+        if phase.duration_ns > 0:
+            start_ns = record.start_ns + phase.offset_ns
+            yield _slice(profile, _PHASES.get(phase.name, phase.name), start_ns, phase.duration_ns, pid, PHASES, {})
     at, end = record.start_ns, record.start_ns + record.wall_ns
     for name, taken, args in _parts(record):
         taken = min(taken, end - at)
@@ -98,7 +126,9 @@ def _step(profile: Profile, record: StepRecord) -> Iterator[Slice]:
             yield _slice(profile, name, at, taken, pid, PARTS, args)
             at += taken
     yield _counter(profile, record.start_ns, pid, "KV blocks", {"used": record.kv_blocks_used})
-    yield _counter(profile, record.start_ns, pid, "memory MiB", {"used": record.memory_bytes / 2**20})
+    yield _counter(
+        profile, record.start_ns, pid, "tokens in a step", {"prefill": record.prefill_tokens, "decode": record.decode_tokens}
+    )
 
 
 def _parts(record: StepRecord) -> Iterator[tuple[str, int, Slice]]:
@@ -109,6 +139,40 @@ def _parts(record: StepRecord) -> Iterator[tuple[str, int, Slice]]:
         yield f"{axis} wait", time.wait_ns, args
         yield f"{axis} transfer", time.transfer_ns, args
     yield "host", record.gap_ns, {}
+
+
+def _collectives(profile: Profile, record: CollectiveRecord) -> Iterator[Slice]:
+    """Counters hold until the next value, so a mean over a stretch stands at its beginning."""
+    if not record.calls:
+        return
+    pid, at = _FIRST_RANK + record.rank, record.start_ns
+    name = f"{record.axis} {record.op} <= {_size(1 << min(max(0, record.size_class), 48))}"
+    each = {"wait": record.wait_ns / record.calls / 1e3, "transfer": record.transfer_ns / record.calls / 1e3}
+    yield _counter(profile, at, pid, f"{name} us a call", each)
+    if record.transfer_ns and record.members > 0:
+        with suppress(ValueError):  # a barrier moves nothing
+            busbw = bus_bandwidth(record.op, record.bytes, record.transfer_ns / 1e9, record.members)
+            yield _counter(profile, at, pid, f"{name} busbw GB/s", {"busbw": busbw / 1e9})
+
+
+def _experts(profile: Profile, record: ExpertRecord) -> Iterator[Slice]:
+    if record.end_ns > record.start_ns:
+        rate = 1e9 * sum(map(sum, record.tokens)) / (record.end_ns - record.start_ns)
+        yield _counter(profile, record.start_ns, _FIRST_RANK + record.rank, "tokens to experts /s", {"all layers": rate})
+
+
+def _memory(profile: Profile, record: RankMemory) -> Iterator[Slice]:
+    parts = {name: getattr(record, name) for name in ("weights", "kv", "activations", "workspace", "other")}
+    known = {name: size / 2**20 for name, size in parts.items() if size is not None}
+    yield _counter(profile, record.time_ns, _FIRST_RANK + record.rank, "memory MiB", known)
+
+
+def _size(size: int) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size} {unit}"
+        size //= 1024
+    return f"{size} GiB"
 
 
 def _engine(profile: Profile, record: EngineRecord, last: EngineRecord | None) -> Iterator[Slice]:
@@ -144,12 +208,14 @@ def _names(pid: int, name: str, order: int) -> Iterator[Slice]:
     yield {"ph": "M", "name": "process_name", "pid": pid, "tid": 0, "ts": 0, "args": {"name": name}}
     yield {"ph": "M", "name": "process_sort_index", "pid": pid, "tid": 0, "ts": 0, "args": {"sort_index": order}}
     if pid >= _FIRST_RANK:
-        for tid, thread in ((STEPS, "steps"), (PARTS, "parts of steps")):
+        for tid, thread in _THREADS:
             yield {"ph": "M", "name": "thread_name", "pid": pid, "tid": tid, "ts": 0, "args": {"name": thread}}
+            yield {"ph": "M", "name": "thread_sort_index", "pid": pid, "tid": tid, "ts": 0, "args": {"sort_index": tid}}
 
 
 def _slice(profile: Profile, name: str, start_ns: int, taken_ns: int, pid: int, tid: int, args: Slice) -> Slice:
-    return _event(profile, "X", name, start_ns, pid, tid, dur=taken_ns / 1e3, args=args)
+    before = min(taken_ns, max(0, profile.start_ns - start_ns))
+    return _event(profile, "X", name, start_ns + before, pid, tid, dur=(taken_ns - before) / 1e3, args=args)
 
 
 def _counter(profile: Profile, at_ns: int, pid: int, name: str, values: Slice) -> Slice:
@@ -157,4 +223,5 @@ def _counter(profile: Profile, at_ns: int, pid: int, name: str, values: Slice) -
 
 
 def _event(profile: Profile, phase: str, name: str, at_ns: int, pid: int, tid: int, **more: Any) -> Slice:
-    return {"ph": phase, "name": name, "ts": (at_ns - profile.start_ns) / 1e3, "pid": pid, "tid": tid, **more}
+    """What began before the recording begins with it: a trace has no time before 0."""
+    return {"ph": phase, "name": name, "ts": max(0, at_ns - profile.start_ns) / 1e3, "pid": pid, "tid": tid, **more}

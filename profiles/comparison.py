@@ -1,30 +1,27 @@
 """Two runs beside each other: what differs in how they were made, and which measures got better, worse, or are noise.
 
-Each measure has a 95 % confidence interval of its change from a moving-block bootstrap: blocks of neighbouring samples (seconds,
-or requests) are drawn again with a fixed seed, because neighbours resemble each other and single ones would promise too much.
-It is widened for the number of blocks, as Student's t is.
+Each measure has a 95 % confidence interval of its change, from other runs like A and like B (`profiles.sampled`, with a fixed
+seed). The word beside it is given for all measures together (Bonferroni): two runs that differ in nothing get any word other
+than noise at most once in twenty comparisons, not once in twenty measures.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 import numpy
 from msgspec import Struct
-from numpy.typing import NDArray
 
 from profiles.measures import MEASURES, Measure, Measured, measure
 from profiles.provenance import Provenance
 from profiles.reader import Profile
+from profiles.sampled import TAIL, Redrawn, Samples
 
-RESAMPLES = 1000
-CONFIDENCE = 95.0  # percent
 MATTERS = 0.01  # a smaller change (a share, or a percentage point) is noise, however surely it is there
-FEWEST = {None: 5, 50.0: 20, 99.0: 100}  # samples that a mean or a percentile needs
-MOST = 20_000  # samples that are resampled; of more, every n-th
+FEWEST = {None: 5, 50.0: 20, 99.0: 400}  # samples that a mean or a percentile needs; fewer rarely reach beyond a p99
+FEWEST_SECONDS = 5  # that they are of
 SEED = 20240501
 BETTER, WORSE, NOISE = "better", "worse", "noise"
 
@@ -81,15 +78,20 @@ class Comparison(Struct, frozen=True):
         return [change for change in self.changes if change.regression > beyond]
 
 
-def compare(a: Profile, b: Profile) -> Comparison:
-    """Read both and compare them. Raises NotComparable."""
+def compare(a: Profile, b: Profile, progress: Callable[[float], None] | None = None) -> Comparison:
+    """Read both and compare them. `progress` is told now and then how much is read, 0 to 1. Raises NotComparable."""
+    told = progress or (lambda share: None)
     differences = list(_differences(a.provenance, b.provenance))
     if any(difference.field == "config_hash" for difference in differences):
         raise NotComparable("these are runs of different models (their config.json differ)")
-    measured = measure(a), measure(b)
+    whole = max(1, a.size + b.size)
+    measured = (
+        measure(a, lambda share: told(share * a.size / whole)),
+        measure(b, lambda share: told((a.size + share * b.size) / whole)),
+    )
     for profile, run in zip((a, b), measured, strict=True):
-        if run.busy_seconds < FEWEST[None]:
-            raise NotComparable(f"{profile.path}: {run.busy_seconds} s with work, {FEWEST[None]} are the least to compare")
+        if run.busy_seconds < FEWEST_SECONDS:
+            raise NotComparable(f"{profile.path}: {run.busy_seconds} s with work, {FEWEST_SECONDS} are the least to compare")
     warnings = [*_warnings(differences), *_doubts(a, measured[0]), *_doubts(b, measured[1]), *_load(*measured)]
     return Comparison(str(a.path), str(b.path), differences, warnings, changes(*measured))
 
@@ -97,55 +99,32 @@ def compare(a: Profile, b: Profile) -> Comparison:
 def changes(a: Measured, b: Measured) -> list[Change]:
     """Every measure that either run has, in `MEASURES`' order."""
     keys = [key for key in MEASURES if a.samples[key] or b.samples[key]]
-    return [_change(MEASURES[key], a.value(key), b.value(key), a.samples[key], b.samples[key]) for key in keys]
+    return [_change(MEASURES[key], a.samples[key], b.samples[key], len(keys)) for key in keys]
 
 
-def _change(about: Measure, a: float | None, b: float | None, samples_a: list[float], samples_b: list[float]) -> Change:
-    few = min(len(samples_a), len(samples_b)) < FEWEST[about.percentile]
-    if a is None or b is None or few or (a == 0 and not about.points):
-        return Change(about.name, about.unit, a, b, about.points, None, None, None, NOISE)
-    delta = b - a if about.points else b / a - 1
-    drawn_a, drawn_b = _drawn(samples_a, about.percentile), _drawn(samples_b, about.percentile)
-    drawn_a = drawn_a[::-1]  # the same numbers drew both: turned round, equal samples do not rise and fall together
-    drawn = drawn_b - drawn_a if about.points else drawn_b / numpy.where(drawn_a == 0, a, drawn_a) - 1
-    edges = numpy.percentile(drawn, [(100 - CONFIDENCE) / 2, (100 + CONFIDENCE) / 2])
-    wider = _widening(min(len(samples_a), len(samples_b)))
-    low, high = (delta + wider * (float(edge) - delta) for edge in edges)
-    verdict = NOISE
-    if low * high > 0 and abs(delta) >= MATTERS * (100 if about.points else 1):
-        verdict = BETTER if (delta > 0) == about.higher_is_better else WORSE
-    return Change(about.name, about.unit, a, b, about.points, delta, low, high, verdict)
+def _change(about: Measure, a: Samples, b: Samples, together: int) -> Change:
+    """`together`: how many measures are judged at once."""
+    value_a, value_b = a.value(about.percentile), b.value(about.percentile)
+    change = Change(about.name, about.unit, value_a, value_b, about.points, None, None, None, NOISE)
+    few = min(len(a), len(b)) < FEWEST[about.percentile]
+    if few or value_a is None or value_b is None or (value_a == 0 and not about.points):
+        return change
+    redrawn = Redrawn(a), Redrawn(b)
+    if min(run.units for run in redrawn) < FEWEST_SECONDS:
+        return change
+    delta = value_b - value_a if about.points else value_b / value_a - 1
+    drawn_a, drawn_b = (run.statistics(about.percentile, (SEED, which)) for which, run in enumerate(redrawn))
+    drawn = drawn_b - drawn_a if about.points else drawn_b / numpy.where(drawn_a == 0, value_a, drawn_a) - 1
+    edges = [float(edge) - delta for edge in numpy.percentile(drawn, [100 * TAIL, 100 * (1 - TAIL)])]
+    low, high = (delta + max(run.widening() for run in redrawn) * edge for edge in edges)
+    surely = [delta + max(run.widening(TAIL / together) for run in redrawn) * edge for edge in edges]
+    return msgspec.structs.replace(change, delta=delta, low=low, high=high, verdict=_verdict(about, delta, *surely))
 
 
-def _drawn(samples: list[float], percentile: float | None) -> NDArray[numpy.float64]:
-    """The statistic of each of `RESAMPLES` runs put together anew from blocks of this one's samples."""
-    values = numpy.asarray(samples[:: -(-len(samples) // MOST)], dtype=numpy.float64)
-    block = _block(len(values))
-    count = -(-len(values) // block)
-    random = numpy.random.default_rng(SEED)
-    statistics = numpy.empty(RESAMPLES)
-    for number in range(RESAMPLES):
-        starts = random.integers(0, len(values) - block + 1, count)
-        drawn = values[(starts[:, None] + numpy.arange(block)).ravel()[: len(values)]]
-        statistics[number] = drawn.mean() if percentile is None else numpy.percentile(drawn, percentile)
-    return statistics
-
-
-def _block(samples: int) -> int:
-    """How many neighbours are drawn together: enough that two blocks hardly know of each other, and four blocks at least."""
-    return max(1, min(round(2 * math.cbrt(samples)), samples // 4))
-
-
-def _widening(samples: int) -> float:
-    """What drawing from few blocks leaves out of an interval: Student's t over the normal's z, and the lost degree of freedom.
-
-    t by the first terms of its expansion in 1/degrees (Abramowitz and Stegun 26.7.5), for two-sided 95 %.
-    """
-    samples = min(samples, MOST)
-    blocks = samples / _block(samples)
-    z, degrees = 1.96, max(1.0, blocks - 1)
-    t = z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
-    return t / z * math.sqrt(blocks / degrees)
+def _verdict(about: Measure, delta: float, low: float, high: float) -> str:
+    if low * high <= 0 or abs(delta) < MATTERS * (100 if about.points else 1):
+        return NOISE
+    return BETTER if (delta > 0) == about.higher_is_better else WORSE
 
 
 def _differences(a: Provenance | None, b: Provenance | None) -> Iterator[Difference]:
@@ -191,11 +170,11 @@ def _load(a: Measured, b: Measured) -> Iterator[str]:
     for what, one, other in (
         ("prompt tokens of a request", _ratio(a.prompt_tokens, a.requests), _ratio(b.prompt_tokens, b.requests)),
         ("output tokens of a request", _ratio(a.output_tokens, a.requests), _ratio(b.output_tokens, b.requests)),
-        ("requests running", _ratio(sum(a.running), len(a.running)), _ratio(sum(b.running), len(b.running))),
+        ("requests running", _ratio(a.running, a.busy_seconds), _ratio(b.running, b.busy_seconds)),
     ):
         if abs(one - other) > _SIMILAR * max(one, other):
             yield f"the loads differ: {one:.3g} {what} in A, {other:.3g} in B"
 
 
-def _ratio(part: float, whole: int) -> float:
+def _ratio(part: int, whole: int) -> float:
     return part / whole if whole else 0.0

@@ -1,11 +1,12 @@
-"""A run in figures: each measure second by second, or request by request, by the formulas that screens use.
+"""A run in figures: each measure by the second, by the request or by the token, by the formulas that screens use.
 
-Only seconds in which the deployment had work count, so that a run which was recorded a little longer is no slower for it.
+Only seconds in which the deployment had work count, so that a run which was recorded a little longer is no slower for it. The
+recording is read once, and little of it is ever held.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -14,19 +15,20 @@ import msgspec
 
 from profiles.container import KEYFRAMES
 from profiles.reader import Profile
+from profiles.sampled import Samples
 from telemetry.codec import CodecError, decode_envelope, decode_keyframe
 from telemetry.fold import Fold
-from telemetry.formulas import balancedness, percentile
-from telemetry.histograms import time_per_output_token_s, time_to_first_token_s
+from telemetry.formulas import balancedness
+from telemetry.histograms import time_to_first_token_s
 from telemetry.records import RequestRecord
 from telemetry.series import SECOND
-from telemetry.snapshot import DeploymentView, RankView
+from telemetry.snapshot import DeploymentView, ExpertsView, RankView
 
 LATE = SECOND  # after the end of a second, everybody has told of it
 
 
 class Measure(NamedTuple):
-    """`of`: a second, or a request. `percentile` None: the mean. `points`: differences count as they are, not as a share."""
+    """`of`: a second, a request, or a token. `percentile` None: the mean. `points`: differences count as they are, no share."""
 
     name: str
     unit: str
@@ -41,8 +43,8 @@ MEASURES = {
     "throughput": Measure("throughput", "tok/s", "second", "output tokens a second", higher_is_better=True),
     "ttft_p50": Measure("TTFT p50", "ms", "request", "first token - arrival", percentile=50),
     "ttft_p99": Measure("TTFT p99", "ms", "request", "first token - arrival", percentile=99),
-    "itl_p50": Measure("ITL p50", "ms", "request", "(finish - first token) / (output tokens - 1)", percentile=50),
-    "itl_p99": Measure("ITL p99", "ms", "request", "(finish - first token) / (output tokens - 1)", percentile=99),
+    "itl_p50": Measure("ITL p50", "ms", "token", "time from one token of a request to its next", percentile=50),
+    "itl_p99": Measure("ITL p99", "ms", "token", "time from one token of a request to its next", percentile=99),
     "step": Measure("step", "ms", "second", "median wall time of a step, mean over ranks"),
     "bubble": Measure("bubble", "%", "second", "idle share of time with work, mean over ranks", points=True),
     "wait": Measure(
@@ -54,7 +56,7 @@ MEASURES = {
         "balance",
         "%",
         "second",
-        "mean / max over ranks: of tokens to experts, else of compute",
+        "mean / max: of tokens over members of the ep axis, mean over layers; of a dense model, of compute over ranks",
         higher_is_better=True,
         points=True,
     ),
@@ -63,24 +65,21 @@ MEASURES = {
 
 @dataclass
 class Measured:
-    """The samples of one run, by the keys of `MEASURES`, in the order of time."""
+    """The samples of one run, by the keys of `MEASURES`."""
 
     seconds: float  # recorded
-    samples: dict[str, list[float]] = field(default_factory=lambda: {key: [] for key in MEASURES})
+    samples: dict[str, Samples] = field(default_factory=lambda: {key: Samples() for key in MEASURES})
     busy_seconds: int = 0
     requests: int = 0
     prompt_tokens: int = 0  # of finished requests
     output_tokens: int = 0
-    running: list[int] = field(default_factory=list)  # requests, by busy second
+    running: int = 0  # requests, summed over busy seconds
     lost: int = 0
     events: dict[str, int] = field(default_factory=dict)  # by severity
 
     def value(self, key: str) -> float | None:
         """The run's figure; `None` when there is none."""
-        samples, measure = self.samples[key], MEASURES[key]
-        if not samples:
-            return None
-        return sum(samples) / len(samples) if measure.percentile is None else percentile(samples, measure.percentile)
+        return self.samples[key].value(MEASURES[key].percentile)
 
     def summary(self) -> dict[str, Any]:
         """JSON-ready; figures are in `MEASURES`' units."""
@@ -96,16 +95,18 @@ class Measured:
         }
 
 
-def measure(profile: Profile) -> Measured:
-    """Read the whole recording once."""
+def measure(profile: Profile, progress: Callable[[float], None] | None = None) -> Measured:
+    """Read the whole recording once. `progress` is told now and then how much of it is done, 0 to 1."""
     measured = Measured(profile.seconds)
     fold = Fold(window_s=1.0)
     second = profile.start_ns // SECOND + 1  # the first whole one
     begun = False
     for entry in profile.entries():
         while entry.arrived_ns >= (second + 1) * SECOND + LATE:
-            _take_second(measured, fold, (second + 1) * SECOND - 1)
+            _take_second(measured, fold, second)
             second += 1
+            if progress is not None:
+                progress(profile.moment(second * SECOND) / profile.seconds)
         with suppress(CodecError, ValueError):
             if entry.topic != KEYFRAMES:
                 envelope = decode_envelope(entry.data)
@@ -124,26 +125,41 @@ def measure(profile: Profile) -> Measured:
     return measured
 
 
+def expert_balance(experts: ExpertsView) -> float | None:
+    """Mean over layers of: mean / max of the tokens that went to each member of the ep axis; `None` without tokens."""
+    layers = []
+    for tokens in experts.tokens:
+        loads = [0.0] * (max(experts.owners, default=-1) + 1)
+        for owner, count in zip(experts.owners, tokens, strict=False):
+            loads[owner] += count
+        layers.append(balancedness(loads))
+    return _mean(layers)
+
+
 def _take_request(measured: Measured, record: RequestRecord) -> None:
     measured.requests += 1
     measured.prompt_tokens += record.prompt_tokens
     measured.output_tokens += record.output_tokens
-    ttft, itl = time_to_first_token_s(record), time_per_output_token_s(record)
-    for name, seconds in (("ttft", ttft), ("itl", itl)):
-        if seconds is not None:
-            measured.samples[f"{name}_p50"].append(1e3 * seconds)
-            measured.samples[f"{name}_p99"].append(1e3 * seconds)
+    ttft = time_to_first_token_s(record)
+    if ttft is not None and record.first_token_ns is not None:
+        for name in ("ttft_p50", "ttft_p99"):
+            measured.samples[name].add(record.first_token_ns // SECOND, 1e3 * ttft)
+        at_ns = record.first_token_ns
+        for gap_ns in record.gaps_ns:
+            at_ns += gap_ns
+            for name in ("itl_p50", "itl_p99"):
+                measured.samples[name].add(at_ns // SECOND, gap_ns / 1e6)
 
 
-def _take_second(measured: Measured, fold: Fold, now_ns: int) -> None:
-    for deployment in fold.snapshot(now_ns).deployments[:1]:
+def _take_second(measured: Measured, fold: Fold, second: int) -> None:
+    for deployment in fold.snapshot((second + 1) * SECOND - 1).deployments[:1]:
         engine = deployment.engine
         if engine.running or engine.waiting or engine.tokens_per_s:
             measured.busy_seconds += 1
-            measured.running.append(engine.running)
+            measured.running += engine.running
             for key, value in _of_second(deployment):
                 if value is not None:
-                    measured.samples[key].append(value)
+                    measured.samples[key].add(second, value)
 
 
 def _of_second(deployment: DeploymentView) -> Iterator[tuple[str, float | None]]:
@@ -155,9 +171,11 @@ def _of_second(deployment: DeploymentView) -> Iterator[tuple[str, float | None]]
     yield "transfer", _mean([_share(rank, sum(axis.transfer_ms for axis in rank.axes.values())) for rank in ranks])
     used = [rank.memory.used for rank in ranks if rank.memory.used is not None]
     yield "memory", max(used) / 2**20 if used else None
-    loads = [float(sum(rank.expert_tokens)) for rank in ranks if rank.expert_tokens is not None]
-    balanced = balancedness(loads or [rank.compute_ms for rank in ranks if rank.compute_ms is not None])
-    yield "balance", None if balanced is None else 100 * balanced
+    if deployment.experts is not None:
+        balance = expert_balance(deployment.experts)
+    else:
+        balance = balancedness([rank.compute_ms for rank in ranks if rank.compute_ms is not None])
+    yield "balance", None if balance is None else 100 * balance
 
 
 def _share(rank: RankView, part_ms: float) -> float | None:

@@ -1,3 +1,3 @@
-from profile_runs import run_file
+from profile_runs import moe_file, run_file
 
-__all__ = ["run_file"]
+__all__ = ["moe_file", "run_file"]

@@ -2,17 +2,19 @@
 
 import csv
 import json
+import math
 import sys
 from collections import Counter
 from itertools import pairwise
 
 import pytest
-from profile_runs import Run
+from msgspec.structs import asdict
+from profile_runs import Run, S, T
 
-from profiles.chrome import PARTS, STEPS, export_chrome
+from profiles.chrome import PARTS, PHASES, STEPS, export_chrome, trace_events
 from profiles.reader import Profile
 from profiles.tables import TABLES, MissingPackage, export_tables
-from telemetry.records import StepRecord
+from telemetry.records import CollectiveRecord, ExpertRecord, RankMemory, RequestRecord, StepRecord
 
 
 @pytest.fixture(scope="module")
@@ -20,26 +22,36 @@ def trace(run_file, tmp_path_factory):
     out = tmp_path_factory.mktemp("trace") / "trace.json"
     with Profile(run_file) as profile:
         count = export_chrome(profile, out)
-    events = json.loads(out.read_text())["traceEvents"]
-    assert len(events) == count
-    return events
+    whole = json.loads(out.read_text())
+    assert len(whole["traceEvents"]) == count
+    assert whole["displayTimeUnit"] in ("ms", "ns")
+    return whole["traceEvents"]
 
 
 def test_every_event_has_what_its_kind_requires(trace):
+    """The rules of the Trace Event Format, by which Perfetto and chrome://tracing read the file."""
     needs = {"X": {"dur"}, "C": {"args"}, "M": {"args"}, "b": {"cat", "id"}, "e": {"cat", "id"}, "i": {"s"}}
     for event in trace:
         assert event.keys() >= {"ph", "name", "ts", "pid", "tid"} | needs[event["ph"]]
-        assert event.get("dur", 0) >= 0
+        assert isinstance(event["name"], str)
+        assert all(isinstance(event[key], int) for key in ("pid", "tid"))
+        assert all(math.isfinite(event.get(key, 0)) and event.get(key, 0) >= 0 for key in ("ts", "dur"))
         if event["ph"] == "C":
-            assert all(isinstance(value, int | float) for value in event["args"].values())
+            assert event["args"]
+            assert all(isinstance(value, int | float) and math.isfinite(value) for value in event["args"].values())
+        if event["ph"] == "i":
+            assert event["s"] in ("g", "p", "t")
     assert {event["ph"] for event in trace} == set(needs)
+    threads = {(e["pid"], e["tid"]) for e in trace if e["name"] == "thread_name"}
+    assert threads == {(pid, tid) for pid in (10, 11) for tid in (STEPS, PHASES, PARTS)}
+    assert {(e["pid"], e["tid"]) for e in trace if e["ph"] == "X"} == threads
 
 
 def test_ranks_are_processes_with_names_and_slices_that_do_not_overlap(trace):
     names = {e["pid"]: e["args"]["name"] for e in trace if e["name"] == "process_name"}
     assert names == {1: "deployment demo", 10: "rank 0 dp0 pp0 ep0 tp0 cpu", 11: "rank 1 dp0 pp0 ep0 tp1 cpu"}
     for pid in (10, 11):
-        for tid in (STEPS, PARTS):
+        for tid in (STEPS, PHASES, PARTS):
             slices = sorted((e["ts"], e["dur"]) for e in trace if (e["ph"], e["pid"], e["tid"]) == ("X", pid, tid))
             assert len(slices) >= 300
             assert all(ts + dur <= after + 1e-3 for (ts, dur), (after, _) in pairwise(slices))
@@ -54,6 +66,30 @@ def test_parts_fill_their_step(trace):
     assert {e["name"] for e in trace if e.get("tid") == PARTS and e["ph"] == "X"} == {"compute", "tp wait", "tp transfer", "host"}
 
 
+def test_phases_stand_where_they_were(trace):
+    """At the place in their step that the record says, and within it."""
+    found = sorted((e["ts"], e["dur"], e["name"]) for e in trace if (e["ph"], e["pid"], e.get("tid")) == ("X", 10, PHASES))
+    offsets = [(step.start_ns - T, phase) for step in recorded(StepRecord) if step.rank == 0 for phase in step.phases]
+    assert found == sorted(((at + p.offset_ns) / 1e3, p.duration_ns / 1e3, p.name) for at, p in offsets)
+    steps = {e["ts"]: e["dur"] for e in trace if (e["ph"], e["pid"], e.get("tid")) == ("X", 10, STEPS)}
+    assert all(any(ts <= at and at + dur <= ts + steps[ts] + 1e-3 for ts in steps) for at, dur, _ in found[:100])
+
+
+def test_counters_tell_what_records_do(trace, moe_file):
+    counters = {(e["pid"], e["name"], e["ts"]): e["args"] for e in trace if e["ph"] == "C"}
+    [first] = [r for r in recorded(CollectiveRecord) if (r.rank, r.size_class, r.end_ns) == (1, 20, T + S)]
+    at = (first.start_ns - T) / 1e3
+    assert counters[11, "tp all_reduce <= 1 MiB us a call", at] == {"wait": 150.0, "transfer": 400.0}
+    busbw = 2 * (2 - 1) / 2 * (1 << 19) / 400e-6 / 1e9  # nccl-tests: 2(n-1)/n of S/t
+    assert counters[11, "tp all_reduce <= 1 MiB busbw GB/s", at]["busbw"] == pytest.approx(busbw)
+    memory = counters[10, "memory MiB", 1e6]
+    assert memory == {"weights": 1.0, "kv": 0.25, "activations": 0.0625, "workspace": 0.03125, "other": 0.5}
+    assert {name for _, name, _ in counters} >= {"replica 0 tokens/s", "tokens in a step", "CPU %", "KV blocks"}
+    with Profile(moe_file) as profile:
+        rates = [e["args"]["all layers"] for e in trace_events(profile) if e["name"] == "tokens to experts /s"]
+    assert rates == [sum(map(sum, r.tokens)) for r in recorded(ExpertRecord, experts=(2, 4))]
+
+
 def test_requests_open_and_close(trace):
     opened = Counter((e["id"], e["name"]) for e in trace if e["ph"] == "b")
     closed = Counter((e["id"], e["name"]) for e in trace if e["ph"] == "e")
@@ -61,21 +97,62 @@ def test_requests_open_and_close(trace):
     assert len(opened) == 4 * 100
 
 
+def recorded(kind, **options):
+    return [record for _, envelope in Run(**options) for record in envelope.records if isinstance(record, kind)]
+
+
 def steps():
-    return [record for _, envelope in Run() for record in envelope.records if isinstance(record, StepRecord)]
+    return recorded(StepRecord)
+
+
+def table(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_tables_hold_every_record(moe_file, tmp_path):
+    with Profile(moe_file) as profile:
+        written = export_tables(profile, "csv", tmp_path, None)
+    assert {path.stem for path in written} == TABLES.keys()
+    rows = {path.stem: table(path) for path in written}
+    for name, kind in (("memory", RankMemory), ("collectives", CollectiveRecord), ("requests", RequestRecord)):
+        records = recorded(kind, experts=(2, 4))
+        assert len(rows[name]) == len(records)
+        for row, record in zip(rows[name], records, strict=True):
+            plain = {field: value for field, value in asdict(record).items() if isinstance(value, int | str)}
+            assert row.items() >= {field: str(value) for field, value in plain.items()}.items()
+    assert json.loads(rows["collectives"][0]["waits"]) == {
+        str(bucket): calls for bucket, calls in recorded(CollectiveRecord, experts=(2, 4))[0].waits.items()
+    }
+    phases = [
+        (s.rank, s.step, p.name, s.start_ns + p.offset_ns, p.duration_ns)
+        for s in recorded(StepRecord, experts=(2, 4))
+        for p in s.phases
+    ]
+    assert [
+        (int(r["rank"]), int(r["step"]), r["phase"], int(r["start_ns"]), int(r["duration_ns"])) for r in rows["phases"]
+    ] == phases
+    counts = {
+        (r.end_ns, layer, expert): tokens
+        for r in recorded(ExpertRecord, experts=(2, 4))
+        for layer, row in zip(r.layers, r.tokens, strict=True)
+        for expert, tokens in zip(r.experts, row, strict=True)
+    }
+    assert {(int(r["end_ns"]), int(r["layer"]), int(r["expert"])): int(r["tokens"]) for r in rows["experts"]} == counts
+    for request in recorded(RequestRecord, experts=(2, 4)):
+        ready = [int(r["ready_ns"]) for r in rows["tokens"] if r["request"] == request.request]
+        assert len(ready) == request.output_tokens - 1
+        assert ready[-1] == request.first_token_ns + sum(request.gaps_ns)
 
 
 def test_csv(run_file, tmp_path):
     with Profile(run_file) as profile:
         export_tables(profile, "csv", tmp_path / "steps.csv", "steps")
-        written = export_tables(profile, "csv", tmp_path / "all", None)
-    with (tmp_path / "steps.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = table(tmp_path / "steps.csv")
     assert [(int(r["rank"]), int(r["step"]), int(r["tp_wait_ns"])) for r in rows] == [
         (s.rank, s.step, s.axes["tp"].wait_ns) for s in steps()
     ]
     assert rows[0]["deployment"] == "demo"
-    assert {path.stem for path in written} == TABLES.keys()
 
 
 def test_parquet(run_file, tmp_path):
@@ -88,7 +165,8 @@ def test_parquet(run_file, tmp_path):
     assert str(table.schema.field("compute_ns").type) == "int64"
     devices = parquet.read_table(tmp_path / "all" / "devices.parquet")
     assert devices.column("gpu_util").null_count == devices.num_rows > 0
-    assert len(written) == len(TABLES)
+    assert str(devices.schema.field("gpu_util").type) == "double"  # by its schema, though every value is missing
+    assert {path.stem for path in written} == TABLES.keys() - {"experts"}  # a dense model has none
 
 
 def test_parquet_without_pyarrow_says_what_to_install(run_file, tmp_path, monkeypatch):
