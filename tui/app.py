@@ -6,33 +6,51 @@ import os
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from textual import on
 from textual.app import App, SystemCommand
-from textual.binding import Binding
+from textual.events import Key as KeyPress
 from textual.screen import Screen
 
 from tui import keys
+from tui.clipboard import clipped
+from tui.keymap import Keymap
+from tui.screens.events import EventsScreen
 from tui.screens.help import HelpScreen
+from tui.screens.logs import LogsScreen
 from tui.screens.overview import OverviewScreen
-from tui.screens.view import View
+from tui.screens.rank import RankScreen
+from tui.screens.stop import StopScreen
+from tui.screens.view import View, bindings
 from tui.session import Session
 from tui.source import Source
+from tui.steering import Order, Steering, Told
 from tui.theme import DARK, THEMES, next_theme
 from tui.view.figures import UNITS
+from tui.view.options import chosen
 
-SCREENS: dict[str, type[View]] = {"overview": OverviewScreen}  # by the names of `keys.SCREENS`
+SCREENS: dict[str, type[View]] = {  # by the names of `keys.SCREENS`
+    "overview": OverviewScreen,
+    "rank": RankScreen,
+}
+OVERLAYS: dict[str, type[View]] = {"logs": LogsScreen, "events": EventsScreen}  # over any of them, until closed
 
 
 class Dashboard(App[None]):
     TITLE = "shardscope"
     DEFAULT_MODE = "overview"
-    BINDINGS = [Binding(key.key, key.action, key.label, show=False) for key in keys.APP]  # noqa: RUF012
+    BINDINGS = [*bindings("app", keys.APP), ("ctrl+c", "quit")]  # noqa: RUF012
+    CSS = "Toast { max-width: 90%; }"
 
-    def __init__(self, source: Source, readonly: bool = False, run_dir: Path | None = None) -> None:
+    def __init__(self, source: Source, readonly: bool = False, run_dir: Path | None = None, keymap: Keymap | None = None) -> None:
         """`run_dir`: the daemon's that may be steered from here; `None` for a replay or a script, which cannot be."""
         # With native colours Textual's NO_COLOR filter removes every colour; else it only turns them into greys.
         super().__init__(ansi_color=True if "NO_COLOR" in os.environ else None)
-        self.session = Session(source, readonly, run_dir)
+        self.session = Session(source, readonly, run_dir, keymap)
+        if keymap is not None:
+            self.set_keymap(keymap.bound)
+        self._stopping: set[Order] = set()
         for name, screen in SCREENS.items():
             self.add_mode(name, partial(screen, self.session))
         for theme in THEMES:
@@ -46,18 +64,47 @@ class Dashboard(App[None]):
         self.session.source.close()
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        for key in (*self._keys(screen), *keys.APP):
+        for key in self._keys(screen):
             if key.action != "app.command_palette" and ".scroll(" not in key.action:
                 title = f"{key.label.capitalize()} ({key.shown})"
-                yield SystemCommand(title, key.help, partial(self.run_action, key.action, screen))
+                run = partial(self.action_explain, key.off) if key.off else partial(self.run_action, key.action, screen)
+                yield SystemCommand(title, f"off: {key.off}" if key.off else key.help, run)
 
-    @staticmethod
-    def _keys(screen: Screen[object]) -> tuple[keys.Key, ...]:
-        return (*screen.KEYS, *keys.VIEW) if isinstance(screen, View) else ()
+    def _keys(self, screen: Screen[Any]) -> tuple[keys.Key, ...]:
+        return screen.all_keys() if isinstance(screen, View) else ()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return self.session.allows(action, keys.APP) and super().check_action(action, parameters)
+
+    def on_key(self, event: KeyPress) -> None:
+        """Who presses a key that is off is told why."""
+        for key in self._keys(self.screen):
+            if key.off and event.key in key.key.split(","):
+                self.action_explain(key.off)
+
+    def action_explain(self, why: str) -> None:
+        self.notify(f"Not now: {why}.", severity="warning")
 
     def _redraw(self) -> None:
         if isinstance(self.screen, View):
             self.screen.redraw()
+
+    async def action_switch_mode(self, mode: str) -> None:
+        """To the screen itself: what lies over it is closed."""
+        self._close_overlays()
+        if mode in SCREENS:
+            self.switch_mode(mode)
+
+    def _close_overlays(self) -> None:
+        while len(self.screen_stack) > 1:
+            self.pop_screen()
+
+    def action_overlay(self, name: str) -> None:
+        """Over the screen, in place of another overlay; the same again closes it."""
+        again = isinstance(self.screen, OVERLAYS[name])
+        self._close_overlays()
+        if not again:
+            self.push_screen(OVERLAYS[name](self.session))
 
     def action_pause(self) -> None:
         self.session.pause_or_resume()
@@ -71,13 +118,67 @@ class Dashboard(App[None]):
         self.session.set(units=UNITS[(now + 1) % len(UNITS)])
         self._redraw()
 
+    def action_maximise(self) -> None:
+        self.session.set(maximised=not self.session.options.maximised)
+        self._redraw()
+
     def action_save_picture(self) -> None:
         self.deliver_screenshot(path=os.getcwd())
 
+    def action_copy(self) -> None:
+        if isinstance(self.screen, View):
+            text, whole = clipped(self.screen.words())
+            self.copy_to_clipboard(text)
+            lines = f"{text.count(chr(10))} lines"
+            self.notify(f"Copied {lines}." if whole else f"Copied the first {lines}: a terminal takes no more.")
+
     def action_help(self) -> None:
-        self.push_screen(HelpScreen((("this screen", self._keys(self.screen)), ("everywhere", keys.APP))))
+        if isinstance(self.screen, View):
+            here = [key for key in self._keys(self.screen) if key.action.startswith("screen.")]
+            everywhere = [key for key in self._keys(self.screen) if key not in here]
+            sections = (("this screen", here), ("everywhere", everywhere))
+            self.push_screen(HelpScreen(sections, self.screen.GLOSSARY))
+
+    async def action_deploy(self) -> None:
+        await self.open_deploy({})
+
+    async def open_deploy(self, remedy: dict[str, Any]) -> None:
+        """The deploy screen, which begins with these fields of a spec changed."""
+        self.session.proposal = remedy
+        await self.action_switch_mode("deploy")
+
+    async def action_stress(self) -> None:
+        await self.action_switch_mode("stress")
+
+    def action_stop(self) -> None:
+        """Asks for the name, then has the daemon drain and stop what is shown."""
+        deployment = chosen(self.session.look()[0], self.session.options)
+        if deployment is None:
+            self.notify("Nothing is deployed, so there is nothing to stop.", severity="warning")
+        else:
+            self.push_screen(StopScreen(deployment.name, deployment.engine.running), self._stop)
+
+    def _stop(self, name: str | None) -> None:
+        if name and self.session.run_dir is not None:
+            self._stopping.add(Steering(self, self.session.run_dir).stop(name))
+            self.notify(f"{name} drains, then stops.")
+
+    @on(Told)
+    def _told(self, told: Told) -> None:
+        if told.over and told.order in self._stopping:
+            self._stopping.discard(told.order)
+            if told.error:
+                self.notify(f"{told.order.name} was not stopped: {told.error}", severity="error", timeout=15)
+            else:
+                self.notify(f"{told.order.name} is stopped.")
 
 
-def main(source: Source, readonly: bool = False, run_dir: Path | None = None) -> None:
+def tables() -> dict[str, tuple[keys.Key, ...]]:
+    """Every key table by the name that it has in the user's key map."""
+    own = {screen.TABLE: screen.KEYS for screen in (*SCREENS.values(), *OVERLAYS.values())}
+    return {"app": keys.APP, "view": keys.VIEW, **own}
+
+
+def main(source: Source, readonly: bool = False, run_dir: Path | None = None, keymap: Keymap | None = None) -> None:
     """Run the dashboard until the user leaves it."""
-    Dashboard(source, readonly, run_dir).run()
+    Dashboard(source, readonly, run_dir, keymap).run()

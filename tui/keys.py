@@ -1,11 +1,14 @@
-"""Every key, once: bindings, footer, palette and help are all made from this table.
+"""Every key, once: bindings, footer, palette, help and the user's key map are all made from these tables.
 
-Nothing that tmux or a shell takes: no ctrl+a, ctrl+b, ctrl+enter.
+Nothing that tmux or a shell takes: no ctrl+a, ctrl+b, ctrl+enter. A screen's own table wins over `VIEW` and `APP`.
 """
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
+
+STEER, WRITE = "steer", "write"  # what a key may need: a daemon to steer, or at least not to be read-only
 
 
 class Key(NamedTuple):
@@ -17,21 +20,46 @@ class Key(NamedTuple):
     label: str
     help: str
     drop: int | None
+    needs: str = ""  # STEER, WRITE
+    off: str = ""  # why it cannot be used now
+    here: bool = False  # it leads to the screen that is shown
+
+    @property
+    def method(self) -> str:
+        """What its action is called: `stop` of `app.stop`."""
+        return self.action.partition("(")[0].rpartition(".")[2]
+
+    @property
+    def screen(self) -> bool:
+        """Whether it leads to a screen of its own."""
+        return self.method == "switch_mode" and self.key.isdigit()
+
+    def named(self, table: str) -> str:
+        """Its name in the user's key map: `overview.sort`."""
+        return f"{table}.{re.sub('[^a-z0-9]+', '-', self.label.lower()).strip('-')}"
 
 
 SCREENS = (  # a number key a screen; `name` is its mode
     ("overview", Key("1", "1", "app.switch_mode('overview')", "Overview", "ranks, engine and events of one deployment", 4)),
+    ("rank", Key("2", "2", "app.switch_mode('rank')", "Rank", "one rank: where its step goes, memory, device, log", 4)),
 )
 
 APP = (
     *(key for _name, key in SCREENS),
     Key("space", "space", "app.pause", "pause", "freeze what is shown; collection goes on", 1),
-    Key("t", "t", "app.next_theme", "theme", "next theme: dark, light, colour-blind", 6),
-    Key("u", "u", "app.next_units", "units", "GiB (1024) or GB (1000)", 7),
-    Key("ctrl+s", "^s", "app.save_picture", "SVG", "save the screen as a picture in the working directory", 9),
-    Key("ctrl+p", "^p", "app.command_palette", "palette", "all commands by name", 8),
+    Key("l", "l", "app.overlay('logs')", "logs", "what the ranks and the engine wrote; esc closes", 5),
+    Key("a", "a", "app.overlay('events')", "events", "everything that happened; esc closes", 6),
+    Key("d", "d", "app.deploy", "deploy", "to Deploy, with the remedy of the verdict filled in", 7, WRITE),
+    Key("x", "x", "app.stress", "stress", "to Stress, load for this deployment", 10, WRITE),
+    Key("K", "K", "app.stop", "stop", "stop this deployment; asks for its name first", 10, STEER),
+    Key("z", "z", "app.maximise", "maximise", "all the room for the middle of the screen, and back", 11),
+    Key("c", "c", "app.copy", "copy", "copy the screen's text to the clipboard (OSC 52; in tmux: set-clipboard on)", 11),
+    Key("t", "t", "app.next_theme", "theme", "next theme: dark, light, colour-blind", 8),
+    Key("u", "u", "app.next_units", "units", "GiB (1024) or GB (1000)", 9),
+    Key("ctrl+s", "^s", "app.save_picture", "SVG", "save the screen as a picture in the working directory", 12),
+    Key("ctrl+p", "^p", "app.command_palette", "palette", "all commands by name", 11),
     Key("question_mark", "?", "app.help", "help", "this page", 0),
-    Key("q", "q", "app.quit", "quit", "leave; daemon and ranks go on", 0),
+    Key("q", "q", "app.quit", "quit", "leave; daemon and ranks go on (ctrl+c does the same)", 0),
 )
 
 VIEW = (  # what every screen can
@@ -39,15 +67,48 @@ VIEW = (  # what every screen can
     Key("shift+tab", "⇧tab", "screen.next_deployment(-1)", "previous deployment", "show the previous one", None),
     Key("down,j", "down j", "screen.scroll(1)", "down", "scroll", None),
     Key("up,k", "up k", "screen.scroll(-1)", "up", "scroll", None),
-    Key("pagedown", "pgdn", "screen.scroll(10)", "page", "scroll", None),
-    Key("pageup", "pgup", "screen.scroll(-10)", "page", "scroll", None),
+    Key("pagedown", "pgdn", "screen.scroll(10)", "page down", "scroll", None),
+    Key("pageup", "pgup", "screen.scroll(-10)", "page up", "scroll", None),
+    Key("home", "home", "screen.scroll(-1000000)", "top", "scroll", None),
+    Key("end", "end", "screen.scroll(1000000)", "bottom", "scroll", None),
 )
 
 OVERVIEW = (
+    Key("enter", "enter", "screen.open_rank", "rank", "to the marked rank", 2),
+    Key("left", "left", "screen.mark(-1)", "previous rank", "mark the previous rank; a click opens it", None),
+    Key("right", "right", "screen.mark(1)", "next rank", "mark the next rank", None),
+    Key("down,j", "down j", "screen.mark_row(1)", "rank below", "mark the rank below", None),
+    Key("up,k", "up k", "screen.mark_row(-1)", "rank above", "mark the rank above", None),
+    Key("pagedown", "pgdn", "screen.mark_row(10)", "page below", "mark the tenth rank below", None),
+    Key("pageup", "pgup", "screen.mark_row(-10)", "page above", "mark the tenth rank above", None),
+    Key("home", "home", "screen.mark(-1000000)", "first rank", "mark the first rank", None),
+    Key("end", "end", "screen.mark(1000000)", "last rank", "mark the last rank", None),
     Key("v", "v", "screen.next_form", "table/grid", "ranks by place in the layout, or one a line", 2),
     Key("slash", "/", "screen.filter", "filter", "show only the ranks that match, one a line", 3),
     Key("s", "s", "screen.next_sort", "sort", "next figure to sort the ranks by, greatest first", 5),
     Key("escape", "esc", "screen.clear_filter", "clear filter", "show all ranks again", None),
+)
+
+RANK = (
+    Key("escape", "esc", "app.switch_mode('overview')", "back", "to the overview", 2),
+    Key("left_square_bracket,left", "[", "screen.step_rank(-1)", "previous rank", "the previous rank", None),
+    Key("right_square_bracket,right", "[ ]", "screen.step_rank(1)", "rank", "the next rank", 2),
+    Key("l", "l", "screen.open_log", "log", "what this rank wrote; esc closes", 3),
+)
+
+LOGS = (
+    Key("escape", "esc", "app.back", "close", "back to the screen", 1),
+    Key("left_square_bracket,left", "[", "screen.step_rank(-1)", "previous log", "the previous rank's log, or that of all", None),
+    Key("right_square_bracket,right", "[ ]", "screen.step_rank(1)", "log", "the next rank's log, or that of all", 2),
+    Key("slash", "/", "screen.filter", "filter", "only lines that hold this text, capitals or not", 2),
+    Key("end,f", "end", "screen.scroll(1000000)", "newest", "the newest line, and stay there; scrolling up lets go", 3),
+)
+
+EVENTS = (
+    Key("escape", "esc", "app.back", "close", "back to the screen", 1),
+    Key("s", "s", "screen.next_severity", "severity", "all, warnings and errors, errors", 2),
+    Key("slash", "/", "screen.filter", "filter", "only events that hold this text, capitals or not", 2),
+    Key("o", "o", "screen.all_deployments", "whose", "of this deployment, or of all", 3),
 )
 
 FILTERING = (  # while the filter is typed every other key is text

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from telemetry.records import StepRecord
 from telemetry.snapshot import Snapshot
+from tui.keymap import Keymap
+from tui.keys import STEER, WRITE, Key
+from tui.logs import Logs
 from tui.source import Source
 from tui.view.options import Feed, Options
 
@@ -16,6 +20,7 @@ from tui.view.options import Feed, Options
 @dataclass(frozen=True)
 class _Pause:
     snapshot: Snapshot | None
+    timelines: dict[str, tuple[StepRecord, ...]]
     since: float
 
 
@@ -27,14 +32,18 @@ class Session:
         source: Source,
         readonly: bool = False,
         run_dir: Path | None = None,
+        keymap: Keymap | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.source = source
         self.readonly = readonly
         self.run_dir = run_dir  # of the daemon that may be steered; None: nothing to steer
         self.options = Options()
+        self.proposal: dict[str, Any] = {}  # fields of a spec that the deploy screen shall begin with
+        self._keymap = keymap or Keymap()
         self._clock = clock
         self._pause: _Pause | None = None
+        self._log: Logs | None = None
 
     def look(self) -> tuple[Snapshot | None, Feed]:
         """What to show now, and what is known of it."""
@@ -42,8 +51,54 @@ class Session:
         snapshot = self._pause.snapshot if self._pause else self.source.latest()
         return snapshot, Feed(self.source.name, self.source.age(), self.source.problem, paused_s, self.readonly)
 
+    def timeline(self, deployment: str) -> tuple[StepRecord, ...]:
+        """The steps of its ranks in the last seconds; while paused, in those before the pause."""
+        return self._pause.timelines.get(deployment, ()) if self._pause else self._timeline(deployment)
+
     def pause_or_resume(self) -> None:
-        self._pause = None if self._pause else _Pause(self.source.latest(), self._clock())
+        if self._pause:
+            self._pause = None
+            return
+        snapshot = self.source.latest()
+        names = [deployment.name for deployment in snapshot.deployments] if snapshot else []
+        self._pause = _Pause(snapshot, {name: self._timeline(name) for name in names}, self._clock())
+
+    def _timeline(self, deployment: str) -> tuple[StepRecord, ...]:
+        told: tuple[StepRecord, ...] = getattr(self.source, "timeline", lambda _: ())(deployment)
+        return told
 
     def set(self, **changes: Any) -> None:
         self.options = replace(self.options, **changes)
+
+    def log(self, deployment: str, rank: int | None = None) -> Logs | None:
+        """What it writes, or one of its ranks, followed for as long as the same is asked for; `None` without a daemon."""
+        if self.run_dir is None:
+            return None
+        directory = self.run_dir / "logs" / deployment
+        if self._log is None or (self._log.directory, self._log.rank) != (directory, rank):
+            self._log = Logs(directory, rank)
+        return self._log
+
+    def offered(self, tables: Iterable[tuple[str, Iterable[Key]]]) -> tuple[Key, ...]:
+        """The keys of these tables as the user has mapped them, less those that an earlier table takes; off ones say why."""
+        found: list[Key] = []
+        taken: set[str] = set()
+        for table, keys in tables:
+            mapped = [self._keymap.applied(table, key) for key in keys]
+            mine = [key for key in mapped if not taken.issuperset(key.key.split(","))]
+            found += [key._replace(off=self.obstacle(key.needs)) for key in mine]
+            taken.update(each for key in mine for each in key.key.split(","))
+        return tuple(found)
+
+    def allows(self, action: str, keys: Iterable[Key]) -> bool | None:
+        """Whether the action of that name is on, for Textual: `None` is off and seen to be so."""
+        off = any(key.method == action and self.obstacle(key.needs) for key in keys)
+        return None if off else True
+
+    def obstacle(self, need: str) -> str:
+        """Why what a key needs is not there; empty when it is."""
+        if need in (STEER, WRITE) and self.readonly:
+            return "the dashboard is read-only"
+        if need == STEER and self.run_dir is None:
+            return f"there is no daemon to steer, this is the {self.source.name}"
+        return ""

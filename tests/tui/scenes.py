@@ -8,6 +8,7 @@ from tui.demo import script
 from tui.view.line import text
 from tui.view.options import Feed, Options
 from tui.view.overview import overview
+from tui.view.ranks import MARK
 
 LOADING, STEADY, STRAGGLER, QUIET, RELAUNCH, FAILED = 4.0, 24.0, 45.0, 78.0, 113.0, 155.0
 MOMENTS = (0.0, LOADING, STEADY, STRAGGLER, QUIET, RELAUNCH, FAILED)
@@ -31,6 +32,6 @@ def ranks_changed(snapshot, change):
 
 
 def drawn(snapshot, columns=80, rows=24, feed=FEED, **options):
-    """The lines of the whole screen as text."""
+    """The lines of the whole overview as text, without the mark of the rank that keys go to."""
     frame = overview(snapshot, feed, Options(**options), KEYS, columns, rows)
-    return [text(line) for line in (*frame.head, *frame.body, *frame.panels, *frame.foot)]
+    return [text(line).replace(MARK, " ") for line in (*frame.head, *frame.body, *frame.panels, *frame.foot)]

@@ -9,7 +9,7 @@ from textual.binding import Binding
 from textual.screen import ModalScreen
 
 from tui.keys import Key
-from tui.view.manual import help_lines
+from tui.view.manual import COMMON, Glossary, help_lines
 from tui.widgets.lines import Lines
 
 
@@ -26,9 +26,10 @@ class HelpScreen(ModalScreen[None]):
     HelpScreen Lines { width: 96%; max-width: 100; height: 1fr; }
     """
 
-    def __init__(self, sections: Sequence[tuple[str, Sequence[Key]]]) -> None:
+    def __init__(self, sections: Sequence[tuple[str, Sequence[Key]]], glossary: Glossary) -> None:
         super().__init__()
         self._sections = sections
+        self._glossary = (*glossary, *COMMON)
         self._lines = Lines(id="help")
 
     def compose(self) -> ComposeResult:
@@ -41,7 +42,7 @@ class HelpScreen(ModalScreen[None]):
         self.call_after_refresh(self._draw)
 
     def _draw(self) -> None:
-        self._lines.show(help_lines(self._sections, max(1, self._lines.size.width - 1)))
+        self._lines.show(help_lines(self._sections, self._glossary, max(1, self._lines.size.width - 1)))
 
     def action_scroll(self, lines: int) -> None:
         self._lines.scroll_relative(y=lines, animate=False)

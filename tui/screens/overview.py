@@ -2,46 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from textual import on
-from textual.app import ComposeResult
-from textual.widgets import Input
-
 from tui import keys
-from tui.keys import Key
-from tui.screens.view import View
+from tui.screens.filtering import FilteredView
 from tui.view.frame import Frame
+from tui.view.manual import ENGINE, RANKS
 from tui.view.options import chosen
 from tui.view.overview import overview, shown_as_grid
-from tui.view.ranks import FILTER_HELP, SORTS
+from tui.view.ranks import FILTER_HELP, SORTS, moved
 
 
-class OverviewScreen(View):
+class OverviewScreen(FilteredView):
     KEYS = keys.OVERVIEW
-    CSS = """
-    #filter { display: none; height: 1; border: none; padding: 0 1; background: $panel; }
-    #filter.-open { display: block; }
-    """
-
-    def middle(self) -> ComposeResult:
-        yield from super().middle()
-        yield Input(placeholder=FILTER_HELP, id="filter", select_on_focus=False)
+    GLOSSARY = (*RANKS, *ENGINE)
+    FILTER_HELP = FILTER_HELP
 
     def frame(self, columns: int, rows: int) -> Frame:
         snapshot, feed = self.session.look()
-        return overview(snapshot, feed, self.session.options, self.usable_keys(), columns, rows - self._typing)
+        return overview(snapshot, feed, self.session.options, self.usable_keys(), columns, rows - self.typing)
 
-    def usable_keys(self) -> Sequence[Key]:
-        return keys.FILTERING if self._typing else super().usable_keys()
+    def set_filter(self, text: str) -> None:
+        self.session.set(filter=text)
 
-    @property
-    def _typing(self) -> bool:
-        return self._input.has_class("-open")
-
-    @property
-    def _input(self) -> Input:
-        return self.query_one("#filter", Input)
+    def action_filter(self) -> None:
+        self.session.set(form="table")
+        super().action_filter()
 
     def action_next_form(self) -> None:
         """To the other form than the one on the screen, whichever chose it."""
@@ -57,21 +41,19 @@ class OverviewScreen(View):
         now = SORTS.index(self.session.options.sort)
         self.set_options(sort=SORTS[(now + 1) % len(SORTS)], form="table")
 
-    def action_filter(self) -> None:
-        self._input.add_class("-open")
-        self._input.focus()
-        self.set_options(form="table")
+    def action_mark(self, step: int) -> None:
+        self._mark(step, False)
 
-    def action_clear_filter(self) -> None:
-        self._input.value = ""
-        self.action_keep_filter()
+    def action_mark_row(self, step: int) -> None:
+        self._mark(step, self._in_grid())
 
-    @on(Input.Changed, "#filter")
-    def _filter_changed(self, event: Input.Changed) -> None:
-        self.set_options(filter=event.value.strip())
+    def _mark(self, step: int, by_stage: bool) -> None:
+        deployment = chosen(self.session.look()[0], self.session.options)
+        if deployment is not None:
+            self.set_options(rank=moved(deployment, self.session.options, step, by_stage))
 
-    @on(Input.Submitted, "#filter")
-    def action_keep_filter(self) -> None:
-        self._input.remove_class("-open")
-        self.set_focus(None)
-        self.redraw()
+    async def action_open_rank(self, rank: int | None = None) -> None:
+        """The rank screen, of the marked rank or of the one that was clicked on."""
+        if rank is not None:
+            self.session.set(rank=rank)
+        await self.run_action("app.switch_mode('rank')")

@@ -13,6 +13,8 @@ from tui import keys
 from tui.keys import Key
 from tui.session import Session
 from tui.view.frame import Frame
+from tui.view.line import text
+from tui.view.manual import Glossary
 from tui.view.options import neighbour
 from tui.widgets.lines import Lines
 
@@ -20,12 +22,15 @@ REDRAW_S = 0.25
 
 
 class View(Screen[None]):
-    """A screen: `frame` says what is drawn, `KEYS` which keys it has beside everybody's.
+    """A screen: `frame` says what is drawn, `KEYS` which keys it has beside everybody's, `GLOSSARY` what its figures mean.
 
-    One that has widgets of its own overrides `middle`; what stands there and is called `body` or `panels` is drawn by `frame`.
+    `TABLE` names its keys in the user's key map; from the class's name unless it is given. A screen that has widgets of its own
+    overrides `middle`; what stands there and is called `body` or `panels` is drawn by `frame`.
     """
 
     KEYS: ClassVar[tuple[Key, ...]] = ()
+    GLOSSARY: ClassVar[Glossary] = ()
+    TABLE: ClassVar[str] = ""
     CSS = """
     View { layout: vertical; overflow: hidden; }
     #body { height: 1fr; }
@@ -33,13 +38,15 @@ class View(Screen[None]):
     AUTO_FOCUS = ""  # no field takes the keys unasked
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        cls.BINDINGS = [Binding(key.key, key.action, key.label, show=False) for key in (*cls.KEYS, *keys.VIEW)]
+        cls.TABLE = cls.__dict__.get("TABLE") or cls.__name__.removesuffix("Screen").lower()
+        cls.BINDINGS = [*bindings(cls.TABLE, cls.KEYS), *bindings("view", keys.VIEW)]
         super().__init_subclass__(**kwargs)
 
     def __init__(self, session: Session) -> None:
         super().__init__()
         self.session = session
         self._parts = {name: Lines(id=name) for name in ("head", "body", "panels", "foot")}
+        self._in_sight: tuple[int, int] | None = None
 
     def compose(self) -> ComposeResult:
         yield self._parts["head"]
@@ -56,7 +63,15 @@ class View(Screen[None]):
 
     def usable_keys(self) -> Sequence[Key]:
         """What the footer offers now."""
-        return (*self.KEYS, *keys.VIEW, *keys.APP)
+        return self.all_keys()
+
+    def all_keys(self) -> tuple[Key, ...]:
+        """As the user has mapped them, with the word why for those that are off."""
+        offered = self.session.offered(((self.TABLE, self.KEYS), ("view", keys.VIEW), ("app", keys.APP)))
+        return tuple(key._replace(here=key.action == f"app.switch_mode('{self.TABLE}')") for key in offered)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return self.session.allows(action, self.KEYS) and super().check_action(action, parameters)
 
     def on_mount(self) -> None:
         self.set_interval(REDRAW_S, self.redraw)
@@ -72,11 +87,21 @@ class View(Screen[None]):
             return
         columns = max(1, self.size.width - 1)  # the last one is the scroll bar's
         frame = self.frame(columns, self.size.height)
+        if self.session.options.maximised and frame.panels:
+            frame = self.frame(columns, self.size.height + len(frame.panels)).without_panels()
         for name, lines in (("head", frame.head), ("body", frame.body), ("panels", frame.panels), ("foot", frame.foot)):
             part = self._parts[name]
             if name != "body":
                 part.styles.height = len(lines)
             part.show(lines)
+        if frame.focus and frame.focus != self._in_sight:
+            self.call_after_refresh(self._parts["body"].keep_in_sight, *frame.focus)
+        self._in_sight = frame.focus
+
+    def words(self) -> str:
+        """What the screen says, and what of its body is out of sight."""
+        parts = [self._parts[name].lines for name in ("head", "body", "panels")]
+        return "\n".join(text(line).rstrip() for lines in parts for line in lines) + "\n"
 
     def set_options(self, **changes: Any) -> None:
         """Change how things are shown, and show it."""
@@ -93,3 +118,8 @@ class View(Screen[None]):
 
     def action_scroll(self, lines: int) -> None:
         self._parts["body"].scroll_relative(y=lines, animate=False)
+
+
+def bindings(table: str, table_keys: Sequence[Key]) -> list[Binding]:
+    """Of a key table, with the names by which the user's key map finds them."""
+    return [Binding(key.key, key.action, key.label, show=False, id=key.named(table)) for key in table_keys]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from tui.view.line import Line, Span
+from tui.view.line import Line, Span, width
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 
@@ -41,20 +41,25 @@ def _grouped(values: Sequence[float], group: int, first: int) -> list[float]:
     return [sum(values[a:b]) / (b - a) for a, b in pairwise(cuts) if b > a]
 
 
-def gauge(shares: Sequence[Share], total: float, columns: int) -> Line:
-    """`[███▓▓▒···]`, of `columns` cells, brackets included. Ends are rounded, not parts: rounding never adds up."""
-    inner = columns - 2
-    if inner < 1:
-        return ()
-    spans = [Span("[", "dim")]
+def bar(shares: Sequence[Share], total: float, columns: int) -> Line:
+    """`███▓▓▒`, of as many cells as `shares` have of `total`, at most `columns`. Ends are rounded, not parts: rounding never
+    adds up."""
+    spans = []
     done, reached = 0, 0.0
     for share in shares:
         reached += max(0.0, share.value)
-        end = min(inner, round(inner * reached / total)) if total > 0 else 0
+        end = min(columns, round(columns * reached / total)) if total > 0 else 0
         if end > done:
             spans.append(Span(share.glyph * (end - done), share.role))
             done = end
-    if done < inner:
-        spans.append(Span("·" * (inner - done), "dim"))
-    spans.append(Span("]", "dim"))
     return tuple(spans)
+
+
+def gauge(shares: Sequence[Share], total: float, columns: int) -> Line:
+    """`[███▓▓▒···]`, of `columns` cells, brackets included."""
+    inner = columns - 2
+    if inner < 1:
+        return ()
+    drawn = bar(shares, total, inner)
+    left = inner - width(drawn)
+    return (Span("[", "dim"), *drawn, *((Span("·" * left, "dim"),) if left else ()), Span("]", "dim"))

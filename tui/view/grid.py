@@ -11,7 +11,8 @@ from tui.view.bars import history
 from tui.view.figures import milliseconds, percent, short
 from tui.view.heading import state
 from tui.view.line import Line, Span, clean, fit, joined, line, rule
-from tui.view.ranks import column_name, grouped, stage_name
+from tui.view.options import Options, chosen_rank
+from tui.view.ranks import MARK, column_name, grouped, opens, stage_name
 
 LABEL = 16  # columns of the row names
 NARROWEST, WIDEST = 20, 68  # columns of a rank, with the space before the next
@@ -29,13 +30,21 @@ def grid_rows(deployment: DeploymentView, columns: int, graph_rows: int) -> int:
     return bands * (_FIXED_ROWS + graph_rows)
 
 
-def grid(deployment: DeploymentView, second: int, units: str, columns: int, graph_rows: int = 1) -> list[Line]:
+def grid(
+    deployment: DeploymentView, second: int, options: Options, columns: int, graph_rows: int = 1
+) -> tuple[list[Line], tuple[int, int]]:
+    """The lines, and which of them hold the marked rank."""
     lines: list[Line] = []
+    marked, focus = chosen_rank(deployment, options), (0, 1)
     for stage in grouped(deployment.ranks, "dp", "pp"):
         for band in _bands(stage, columns):
+            first = len(lines)
             lines.append(_title(deployment, stage, columns))
-            lines.extend(_band(deployment, band, second, units, columns, graph_rows))
-    return lines
+            marks = [MARK if rank is marked else " " for rank in band]
+            lines.extend(_band(deployment, band, marks, second, options.units, columns, graph_rows))
+            if MARK in marks:
+                focus = first, len(lines)
+    return lines, focus
 
 
 def _bands(stage: list[RankView], columns: int) -> list[list[RankView]]:
@@ -57,17 +66,25 @@ def _title(deployment: DeploymentView, stage: list[RankView], columns: int) -> L
 
 
 def _band(
-    deployment: DeploymentView, band: Sequence[RankView], second: int, units: str, columns: int, graph_rows: int
+    deployment: DeploymentView,
+    band: Sequence[RankView],
+    marks: Sequence[str],
+    second: int,
+    units: str,
+    columns: int,
+    graph_rows: int,
 ) -> list[Line]:
     each = max(1, min(WIDEST, (columns - LABEL - 1) // len(band)))
     inner = each - 2
 
-    def row(name: str, contents: Sequence[Line]) -> Line:
-        label = fit(line(f" {name}", "dim"), LABEL)
-        return fit((*label, *joined(fit(content, each) for content in contents)), columns)
+    def row(name: str, contents: Sequence[Line], marks: Sequence[str] = ()) -> Line:
+        """Each content stands one column in, after the place of its mark."""
+        label = fit(line(f" {name}", "dim"), LABEL - 1)
+        cells = zip(marks or " " * len(contents), contents, strict=True)
+        return fit((*label, *joined(fit((Span(mark, "accent"), *content), each) for mark, content in cells)), columns)
 
     graphs = [history(rank.util_history, inner - 5, graph_rows, 100.0, second) for rank in band]
-    rows = [row("rank", [_who(deployment, rank) for rank in band])]
+    rows = [row("rank", [_who(deployment, rank) for rank in band], marks)]
     for i in range(graph_rows):
         last = i == graph_rows - 1
         scale = Span("100%" if i == 0 else "    ", "dim")
@@ -83,8 +100,8 @@ def _band(
 
 
 def _who(deployment: DeploymentView, rank: RankView) -> Line:
-    """`r5 e0 t1 cuda:5`, and the state when it is not the deployment's."""
-    name = Span(f"r{rank.info.rank} ", "title")
+    """`r5 e0 t1 cuda:5`, and the state when it is not the deployment's. A click on its name opens it."""
+    name = Span(f"r{rank.info.rank} ", "title", opens(rank))
     where = Span(f"{column_name(deployment, rank)} {clean(rank.info.device)}".strip())
     if rank.state == deployment.state:
         return name, where

@@ -90,7 +90,7 @@ def tabs(snapshot: Snapshot | None, options: Options, columns: int) -> list[Line
     if snapshot is None or len(snapshot.deployments) < 2:
         return []
     current = chosen(snapshot, options)
-    parts = [Part(0, line("[ ]", "key"))]
+    parts = [Part(0, line("tab", "key", "screen.next_deployment(1)"))]
     for i, deployment in enumerate(snapshot.deployments):
         here = deployment is current
         mark = Span("> " if here else "  ", "accent")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from telemetry.snapshot import DeploymentView, Snapshot
+from telemetry.snapshot import DeploymentView, RankView, Snapshot
 
 STALE_AFTER_S = 2.0
 
@@ -16,6 +16,8 @@ class Options:
     units: str = "GiB"
     sort: str = "rank"
     filter: str = ""
+    rank: int = 0  # the marked one; a number that is gone: the first
+    maximised: bool = False  # the middle of the screen has all the room
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ def chosen(snapshot: Snapshot | None, options: Options) -> DeploymentView | None
     if snapshot is None or not snapshot.deployments:
         return None
     return next((d for d in snapshot.deployments if d.name == options.deployment), snapshot.deployments[0])
+
+
+def chosen_rank(deployment: DeploymentView, options: Options) -> RankView | None:
+    """The rank that is marked."""
+    return next((r for r in deployment.ranks if r.info.rank == options.rank), next(iter(deployment.ranks), None))
 
 
 def neighbour(snapshot: Snapshot | None, options: Options, step: int) -> str:

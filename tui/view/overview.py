@@ -9,12 +9,10 @@ from tui.keys import Key
 from tui.view import panels
 from tui.view.frame import Frame
 from tui.view.grid import columns_fit, grid, grid_rows
-from tui.view.heading import identity, tabs, verdict_lines
-from tui.view.line import crop, line
-from tui.view.manual import footer
+from tui.view.line import line
 from tui.view.options import Feed, Options, chosen
+from tui.view.screen import head_and_foot
 from tui.view.table import table
-from tui.view.verdict import verdict
 
 _TALLEST_GRAPH = 6
 
@@ -22,28 +20,26 @@ _TALLEST_GRAPH = 6
 def overview(snapshot: Snapshot | None, feed: Feed, options: Options, keys: Sequence[Key], columns: int, rows: int) -> Frame:
     """The whole screen, `columns` wide and made for `rows`; on a very small one the top is what stays."""
     columns = max(1, columns)
-    head = [identity(snapshot, feed, options, columns), *tabs(snapshot, options, columns)]
-    foot = [crop(footer(keys, columns, {"pause": "resume"} if feed.paused_s is not None else {}), columns)] if rows >= 6 else []
-    room = max(1, rows - len(head) - len(foot))
-    head += verdict_lines(verdict(snapshot, feed, options), columns, limit=max(1, min(3, room // 4)))
+    head, foot = head_and_foot(snapshot, feed, options, keys, columns, rows)
     room = max(0, rows - len(head) - len(foot))
     deployment = chosen(snapshot, options)
     if snapshot is None or deployment is None:
         return Frame(head, foot=foot).cropped(columns, rows)
     second = snapshot.time_ns // 1_000_000_000
+    focus: tuple[int, int] | None = None
     if not deployment.ranks:
         ranks = [line(" no ranks yet", "dim")]
     elif shown_as_grid(deployment, options, columns, room):
-        ranks = grid(deployment, second, options.units, columns, _graph_rows(deployment, columns, room))
+        ranks, focus = grid(deployment, second, options, columns, _graph_rows(deployment, columns, room))
     else:
-        titles, ranks = table(deployment, second, options, columns, room - panels.SMALLEST - 2)
+        titles, ranks, focus = table(deployment, second, options, columns, room - panels.SMALLEST - 2)
         if room > len(titles):
             head += titles
             room -= len(titles)
         ranks = ranks or [line(" no rank matches the filter; esc clears it", "dim")]
     below = max(room - len(ranks), min(panels.SMALLEST, room // 2))
     lower = panels.panels(deployment, snapshot, columns, below)
-    return Frame(head, ranks, lower, foot).cropped(columns, rows)
+    return Frame(head, ranks, lower, foot, focus).cropped(columns, rows)
 
 
 def shown_as_grid(deployment: DeploymentView, options: Options, columns: int, room: int) -> bool:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import textwrap
-
-from telemetry.records import EventRecord
 from telemetry.snapshot import DeploymentView, Snapshot
 from tui.view.bars import Share, gauge, history
-from tui.view.figures import UNAVAILABLE, age, milliseconds, percent, short, whole
-from tui.view.line import BLANK, Line, Part, Span, clean, crop, fit, keep, line, rule
+from tui.view.events import event_panel
+from tui.view.figures import UNAVAILABLE, milliseconds, percent, short, whole
+from tui.view.line import BLANK, Line, Part, Span, fit, keep, line, rule
 
 SMALLEST = 5  # rows in which the panels still say something
 COMFORTABLE = 9  # rows for the engine's figures and a few events
 _BESIDE = 110  # columns from which the events stand beside the engine
-_SEVERITY = {"info": ("·", "dim"), "warning": ("!", "warn"), "error": ("×", "bad")}
 _TALLEST = 10  # rows of the history
 _HISTORY = 61  # columns that a minute needs at one a second
 
@@ -98,37 +95,6 @@ def _kv(deployment: DeploymentView, columns: int) -> Line:
     room = min(_HISTORY - 4, columns - 6 - sum(len(span.text) for span in text))
     bar = gauge([Share(engine.kv_used, "█", "kv"), Share(engine.kv_cached, "▒", "other")], engine.kv_total, max(4, room))
     return (Span(" KV "), *bar, Span(" "), *text)
-
-
-def event_panel(deployment: DeploymentView, snapshot: Snapshot, columns: int, rows: int) -> list[Line]:
-    """Newest first, wrapped and never cut; what does not fit is counted in the title."""
-    mine = [event for event in reversed(snapshot.events) if event.deployment in ("", deployment.name)]
-    lines: list[Line] = []
-    shown = 0
-    for event in mine:
-        text = _event(event, snapshot.time_ns, columns)
-        if len(lines) + len(text) > rows - 1:
-            break
-        lines.extend(text)
-        shown += 1
-    hidden = f"{len(mine) - shown} older" if shown < len(mine) else ""
-    lost = f"{whole(snapshot.lost)} telemetry messages lost" if snapshot.lost else ""
-    right = line(", ".join(text for text in (hidden, lost) if text), "warn" if lost else "dim") if hidden or lost else BLANK
-    body = lines or ([line(" nothing happened yet", "dim")] if not mine else [])
-    return [rule(line("events", "title"), right, columns), *body][: max(0, rows)]
-
-
-def _event(event: EventRecord, now_ns: int, columns: int) -> list[Line]:
-    glyph, role = _SEVERITY.get(event.severity, _SEVERITY["info"])
-    lead = f" {age((now_ns - event.time_ns) / 1e9):>6} "
-    who = f"r{event.rank} " if event.rank is not None else ""
-    room = columns - len(lead) - 3
-    if room < 8:
-        return [crop(line(f" {glyph} {who}{clean(event.text)}", role), columns)]
-    wrapped = textwrap.wrap(who + clean(event.text), room) or [""]
-    strong = "" if role == "dim" else role
-    first: Line = (Span(lead, "dim"), Span(f"{glyph} ", role), Span(wrapped[0], strong))
-    return [first, *(line(" " * (len(lead) + 2) + rest, strong) for rest in wrapped[1:])]
 
 
 def _hits(rate: float | None) -> str:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from telemetry.snapshot import DeploymentView, RankView
+from tui.view.options import Options, chosen_rank
 
 _FIGURES: dict[str, Callable[[RankView], float | None]] = {
     "rank": lambda rank: rank.info.rank,
@@ -19,6 +20,7 @@ _FIGURES: dict[str, Callable[[RankView], float | None]] = {
 }
 SORTS = tuple(_FIGURES)
 FILTER_HELP = "r3  p1  t0  cuda:2  READY  util>80  bubble>10  (all must hold)"
+MARK = "▸"  # of the rank that keys go to
 
 _COMPARISON = re.compile(r"([a-z/-]+)([<>])(\d+(?:\.\d+)?)")
 
@@ -37,6 +39,11 @@ def stage_name(deployment: DeploymentView, ranks: Sequence[RankView]) -> str:
     replica = f"replica {info.dp}" if deployment.layout.get("dp", 1) > 1 else ""
     stage = f"stage {info.pp}" if deployment.layout.get("pp", 1) > 1 or not replica else ""
     return " ".join(name for name in (replica, stage) if name)
+
+
+def opens(rank: RankView) -> str:
+    """The action of a click on its name."""
+    return f"screen.open_rank({rank.info.rank})"
 
 
 def place(deployment: DeploymentView, rank: RankView) -> str:
@@ -63,6 +70,26 @@ def arranged(ranks: Iterable[RankView], expression: str, sort: str) -> list[Rank
         return value is None, -(value or 0.0), rank.info.rank
 
     return sorted(kept, key=greatest_first)
+
+
+def moved(deployment: DeploymentView, options: Options, step: int, by_stage: bool) -> int:
+    """The number of the rank that is marked after `step` places: in the order of the table, or to the same column of another
+    stage. At the ends it stays."""
+    marked = chosen_rank(deployment, options)
+    if marked is None:
+        return 0
+    if not by_stage:
+        return _along([r.info.rank for r in arranged(deployment.ranks, options.filter, options.sort)], marked.info.rank, step)
+    stages = [[rank.info.rank for rank in stage] for stage in grouped(deployment.ranks, "dp", "pp")]
+    stage = next(stage for stage in stages if marked.info.rank in stage)
+    there = stages[max(0, min(len(stages) - 1, stages.index(stage) + step))]
+    return there[min(stage.index(marked.info.rank), len(there) - 1)]
+
+
+def _along(ranks: list[int], here: int, step: int) -> int:
+    if here not in ranks:
+        return ranks[0] if ranks else here
+    return ranks[max(0, min(len(ranks) - 1, ranks.index(here) + step))]
 
 
 def matches(rank: RankView, expression: str) -> bool:

@@ -11,8 +11,8 @@ from tui.view.bars import history
 from tui.view.figures import UNAVAILABLE, milliseconds, percent, short
 from tui.view.heading import state
 from tui.view.line import Line, Span, clean, crop, fit, joined, line, rule
-from tui.view.options import Options
-from tui.view.ranks import arranged, place
+from tui.view.options import Options, chosen_rank
+from tui.view.ranks import MARK, arranged, opens, place
 
 _GAP = 2
 _SIDE_BY_SIDE = 79  # the width that two tables beside each other must have each
@@ -28,8 +28,16 @@ class _Column(NamedTuple):
     grows: int = 0  # up to this width, when there is room
 
 
-def table(deployment: DeploymentView, second: int, options: Options, columns: int, rows: int) -> tuple[list[Line], list[Line]]:
-    """Head and body. The body is as long as there are ranks, or shorter where two tables fit beside each other."""
+class Table(NamedTuple):
+    """`focus`: the rows of the body, from and to before, that hold the marked rank."""
+
+    head: list[Line]
+    body: list[Line]
+    focus: tuple[int, int]
+
+
+def table(deployment: DeploymentView, second: int, options: Options, columns: int, rows: int) -> Table:
+    """The body is as long as there are ranks, or shorter where two tables fit beside each other."""
     ranks = arranged(deployment.ranks, options.filter, options.sort)
     count = max(1, min(columns // _SIDE_BY_SIDE, -(-len(ranks) // max(1, rows))))
     each = columns // count
@@ -37,8 +45,14 @@ def table(deployment: DeploymentView, second: int, options: Options, columns: in
     high = -(-len(ranks) // count)
     stripes = [ranks[i * high : (i + 1) * high] for i in range(count)]
     head = joined(fit(_titles(chosen, options), each) for _ in range(count))
-    body = [joined(fit(_row(chosen, stripe[y]) if y < len(stripe) else (), each) for stripe in stripes) for y in range(high)]
-    return [_heading(deployment, ranks, options, columns), crop(head, columns)], [crop(row, columns) for row in body]
+    marked = chosen_rank(deployment, options)
+
+    def row(stripe: Sequence[RankView], y: int) -> Line:
+        return _row(chosen, stripe[y], stripe[y] is marked) if y < len(stripe) else ()
+
+    body = [crop(joined(fit(row(stripe, y), each) for stripe in stripes), columns) for y in range(high)]
+    at = ranks.index(marked) % high if marked in ranks else 0
+    return Table([_heading(deployment, ranks, options, columns), crop(head, columns)], body, (at, at + 1))
 
 
 def _heading(deployment: DeploymentView, shown: Sequence[RankView], options: Options, columns: int) -> Line:
@@ -60,7 +74,7 @@ def _columns(deployment: DeploymentView, second: int, options: Options) -> list[
     uniform = all(rank.state == deployment.state for rank in deployment.ranks)
     devices = max((len(rank.info.device) for rank in deployment.ranks), default=0)
     shown = [
-        _Column("rank", "rank", 4, 0, lambda r, w: line(f"r{r.info.rank}", "title"), "<"),
+        _Column("rank", "rank", 4, 0, lambda r, w: line(f"r{r.info.rank}", "title", opens(r)), "<"),
         _Column("place" if longest >= 5 else "at", "", longest, 1, lambda r, w: line(where[r.info.rank]), "<"),
         _Column("state", "", states, 20 if uniform else 1, lambda r, w: (state(r.state),), "<"),
         _Column("device", "", max(6, devices), 9, lambda r, w: line(clean(r.info.device)), "<"),
@@ -104,8 +118,8 @@ def _titles(columns: Sequence[_Column], options: Options) -> Line:
     return tuple(spans)
 
 
-def _row(columns: Sequence[_Column], rank: RankView) -> Line:
-    spans: list[Span] = [Span(" ")]
+def _row(columns: Sequence[_Column], rank: RankView, marked: bool) -> Line:
+    spans: list[Span] = [Span(MARK if marked else " ", "accent")]
     for column in columns:
         spans.extend(fit(column.draw(rank, column.width), column.width, column.align))
         spans.append(Span(" " * _GAP))

@@ -36,14 +36,28 @@ class Lines(ScrollView, can_focus=False):
         self._strips: dict[int, Strip] = {}
         self._styles: dict[str, Style] = {}
 
+    @property
+    def lines(self) -> Sequence[Line]:
+        return self._lines
+
+    def keep_in_sight(self, first: int, end: int) -> None:
+        """Scroll no further than needed to show the rows from `first` to before `end`."""
+        top, room = self.scroll_offset.y, self.size.height
+        if first < top or end - first >= room:
+            self.scroll_to(y=first, animate=False)
+        elif end > top + room:
+            self.scroll_to(y=end - room, animate=False)
+
     def show(self, lines: Sequence[Line]) -> None:
         old, self._lines = self._lines, lines
         if len(lines) != len(old):
             self.virtual_size = Size(self.scrollable_content_region.width, len(lines))
+        seen = range(self.scroll_offset.y, self.scroll_offset.y + self.size.height)
         for y in range(max(len(lines), len(old))):
             if y >= len(lines) or y >= len(old) or lines[y] != old[y]:
                 self._strips.pop(y, None)
-                self.refresh_line(y)
+                if y in seen:
+                    self.refresh_line(y)
 
     def render_line(self, y: int) -> Strip:
         y += self.scroll_offset.y

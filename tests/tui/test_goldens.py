@@ -1,0 +1,66 @@
+"""Every screen at three sizes, in colour and without: what is written, the role of each character, its weight in mono.
+
+In a golden three lines are one of the screen: its characters, a letter for the role of each (see `terminal.LETTERS`), and a
+letter for its weight when there is no colour.
+"""
+
+import re
+from itertools import chain
+
+import pytest
+from driving import dashboard, reached, redrawn
+from scenes import FAILED, LOADING, STRAGGLER
+from terminal import check_golden, escapes, roles, shown, weights
+
+from tui import keys
+from tui.app import OVERLAYS, SCREENS
+
+SIZES = ((80, 24), (120, 40), (200, 60))
+LAYOUT = "ep2tp2pp2"
+MARKED = 3  # the rank that is late in the script
+WEIGHT_ALONE = {"", "0", "1", "2", "7", "39", "49"}  # SGR codes: bold, dim, inverse (scroll bar), the terminal's own colours
+
+
+def test_every_screen_has_a_key_and_every_key_a_screen():
+    assert [name for name, _key in keys.SCREENS] == list(SCREENS)
+
+
+@pytest.mark.parametrize("at", [LOADING, STRAGGLER, FAILED], ids=["loading", "straggler", "failed"])
+async def test_overview(at, request, monkeypatch):
+    await check(f"overview-{request.node.callspec.id}", at, None, monkeypatch)
+
+
+@pytest.mark.parametrize("name", [name for name, _key in keys.SCREENS if name != "overview"])
+async def test_screen(name, monkeypatch):
+    await check(name, STRAGGLER, f"app.switch_mode('{name}')", monkeypatch)
+
+
+async def test_events(monkeypatch):
+    await check("events", STRAGGLER, "app.overlay('events')", monkeypatch)
+
+
+async def check(name, at, action, monkeypatch):
+    coloured = await drawn(name, at, action, lambda app: (shown(app), roles(app)))
+    monkeypatch.setenv("NO_COLOR", "1")
+    mono = await drawn(name, at, action, lambda app: (shown(app), weights(app), escapes(app)))
+    for size, (lines, letters) in coloured.items():
+        grey, heavy, written = mono[size]
+        assert grey == lines
+        assert {code for codes in re.findall(r"\x1b\[([\d;]*)m", written) for code in codes.split(";")} <= WEIGHT_ALONE
+        check_golden(f"screen-{name}-{size[0]}x{size[1]}", chain.from_iterable(zip(lines, letters, heavy, strict=True)))
+
+
+async def drawn(name, at, action, look):
+    """What `look` sees of the screen at each size."""
+    found = {}
+    async with dashboard(at, LAYOUT, SIZES[0]) as (app, pilot):
+        app.session.set(rank=MARKED)
+        if action:
+            await app.run_action(action)
+            await reached(app, pilot, {**SCREENS, **OVERLAYS}[name])
+        for size in SIZES:
+            await pilot.resize_terminal(*size)
+            await pilot.pause(0.06)
+            await redrawn(app, pilot)
+            found[size] = look(app)
+    return found

@@ -1,0 +1,69 @@
+"""What the driver and the operating system say of one rank's device and process."""
+
+from __future__ import annotations
+
+from telemetry.records import DeviceRecord
+from telemetry.snapshot import RankView
+from tui.view.figures import UNAVAILABLE, percent, size, whole
+from tui.view.line import Line, Part, Span, clean, keep, line, rule
+
+_GB = 1e9  # links are told in powers of ten, as their makers do
+
+
+def device_panel(rank: RankView, units: str, columns: int) -> list[Line]:
+    """A title and a GPU's eight rows, or a CPU's two; what nobody tells is `--`."""
+    told = rank.device or DeviceRecord(rank.info.rank, 0, 0, cpu_percent=rank.cpu_percent)
+    lines = [rule((Span("device ", "title"), Span(clean(rank.info.device), "bold")), (), columns)]
+    rows = _process(told, units)
+    if not rank.info.device.startswith("cpu"):
+        (_cpu, cpu), (_rss, rss) = rows
+        rows = [*_gpu(rank, told), ("process", [("CPU " + cpu[0][0], ""), ("RSS " + rss[0][0], ""), *cpu[1:], *rss[1:]])]
+    return lines + [_row(name, parts, columns) for name, parts in rows]
+
+
+def _row(name: str, parts: list[tuple[str, str]], columns: int) -> Line:
+    kept = keep([Part(i, line(text, role)) for i, (text, role) in enumerate(parts)], max(1, columns - 10))
+    return (Span(f" {name:<9}", "dim"), *kept)
+
+
+def _gpu(rank: RankView, told: DeviceRecord) -> list[tuple[str, list[tuple[str, str]]]]:
+    power = told.power_w if told.power_w is not None else rank.power_w
+    heat = told.temperature_c if told.temperature_c is not None else rank.temperature_c
+    throttled = bool(told.throttle)
+    reasons = UNAVAILABLE if told.throttle is None else clean(", ".join(told.throttle)) + "!" if throttled else "none"
+    xid = UNAVAILABLE if told.xid is None else f"{told.xid}!" if told.xid else "none"
+    wrong = (told.ecc_uncorrected or 0) > 0
+    return [
+        ("power", [(f"{whole(power)} of {whole(told.power_limit_w)} W", ""), (f"{whole(heat)} °C", "")]),
+        ("clocks", [(f"SM {whole(told.sm_clock_mhz)} MHz", ""), (f"memory {whole(told.memory_clock_mhz)} MHz", "")]),
+        ("throttle", [(reasons, "warn" if throttled else "")]),
+        (
+            "faults",
+            [
+                (f"Xid {xid}", "bad" if told.xid else ""),
+                (f"ECC {whole(told.ecc_uncorrected)}{'!' if wrong else ''}", "bad" if wrong else ""),
+                (f"corrected {whole(told.ecc_corrected)}", ""),
+            ],
+        ),
+        ("PCIe", [(f"in {_rate(told.pcie_rx)}", ""), (f"out {_rate(told.pcie_tx)} GB/s", "")]),
+        ("NVLink", [(f"in {_rate(told.nvlink_rx)}", ""), (f"out {_rate(told.nvlink_tx)} GB/s", "")]),
+        ("active", [(f"{name} {percent(value)}", "") for name, value in _active(rank, told)]),
+    ]
+
+
+def _active(rank: RankView, told: DeviceRecord) -> list[tuple[str, float | None]]:
+    """GPM's where the device has them, beside what NVML calls utilization: the share of time in which any kernel ran."""
+    busy = told.gpu_util if told.gpu_util is not None else rank.gpu_util
+    return [("SM", told.sm_active), ("tensor", told.tensor_active), ("DRAM", told.dram_active), ("any", busy)]
+
+
+def _process(told: DeviceRecord, units: str) -> list[tuple[str, list[tuple[str, str]]]]:
+    cores = UNAVAILABLE if told.cpu_limit is None else f"{told.cpu_limit:g}"
+    return [
+        ("CPU", [(f"{percent(told.cpu_percent)}", ""), (f"limit {cores} cores", "")]),
+        ("RSS", [(f"{size(told.rss, units)}", ""), (f"limit {size(told.memory_limit, units)}", "")]),
+    ]
+
+
+def _rate(value: float | None) -> str:
+    return UNAVAILABLE if value is None else f"{value / _GB:.1f}"

@@ -1,0 +1,29 @@
+"""The head and the foot that every screen has, whatever stands between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from telemetry.snapshot import Snapshot
+from tui.keys import Key
+from tui.view.heading import identity, tabs, verdict_lines
+from tui.view.line import Line, crop
+from tui.view.manual import footer
+from tui.view.options import Feed, Options
+from tui.view.verdict import verdict
+
+_FOOT_FROM = 6  # rows
+
+
+def head_and_foot(
+    snapshot: Snapshot | None, feed: Feed, options: Options, keys: Sequence[Key], columns: int, rows: int
+) -> tuple[list[Line], list[Line]]:
+    """Identity, other deployments, verdict; keys. A maximised screen keeps the first line, and the verdict's first."""
+    head = [identity(snapshot, feed, options, columns)]
+    if not options.maximised:
+        head += tabs(snapshot, options, columns)
+    labels = {"pause": "resume"} if feed.paused_s is not None else {}
+    foot = [crop(footer(keys, columns, labels), columns)] if rows >= _FOOT_FROM else []
+    room = max(1, rows - len(head) - len(foot))
+    limit = 1 if options.maximised else max(1, min(3, room // 4))
+    return head + verdict_lines(verdict(snapshot, feed, options), columns, limit), foot
