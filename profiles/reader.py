@@ -69,6 +69,10 @@ class Profile:
         place = bisect_right(self._keyed, time_ns, key=lambda number: self.chunks[number].first_ns - self._offset_ns)
         yield from reversed(self._keyed[:place])
 
+    def chunk_before(self, time_ns: int) -> int:
+        """The number of the last chunk that begins no later than `time_ns`, or the first."""
+        return max(0, bisect_right(self.chunks, time_ns, key=lambda chunk: chunk.first_ns - self._offset_ns) - 1)
+
     def entries(self, chunk: int = 0) -> Iterator[Entry]:
         """All messages from the beginning of a chunk on, in the order in which they arrived."""
         for number in range(chunk, len(self.chunks)):

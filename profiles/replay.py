@@ -9,12 +9,14 @@ from typing import NamedTuple
 
 from profiles.player import Player, events_of
 from profiles.reader import Profile
-from telemetry.records import EventRecord
+from profiles.timeline import Timeline
+from telemetry.records import EventRecord, StepRecord
 from telemetry.snapshot import Snapshot
 
 SPEEDS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 FRAME_S = 0.25  # a step: what a live screen shows between two drawings
 _PERIOD_S = 0.1  # between two snapshots while it plays
+_WANTED_S = 2.0  # after it was asked for last, a timeline is read no more
 _NS = 1_000_000_000
 
 
@@ -71,18 +73,22 @@ class Tick(NamedTuple):
 
 
 class ReplaySource:
-    """The dashboard's source of snapshots. A thread of its own folds; `latest` takes what it left. The controls may be used from
-    any thread."""
+    """The dashboard's source of snapshots. A thread of its own reads and folds; `latest` takes what it left. The controls may be
+    used from any thread."""
 
     def __init__(self, profile: Profile, now: Callable[[], float] = time.monotonic) -> None:
+        self.path = profile.path
         self.name = f"replay {profile.path.name}"
         self.ticks: tuple[Tick, ...] = ()  # in order; known a moment after `start`
+        self.marks: tuple[float, ...] = ()  # moments that the user marked, in order
         self.problem = "" if profile.complete else "the recording has no end: what is whole is shown"
         self._profile = profile
         self._clock = ReplayClock(profile.seconds, now)
         self._lock = threading.Lock()
         self._wake, self._closing = threading.Event(), threading.Event()
         self._latest: Snapshot | None = None
+        self._steps: dict[str, tuple[StepRecord, ...]] = {}  # by deployment, at `_latest`
+        self._wanted: dict[str, float] = {}  # deployments whose steps were asked for: when last
         self._thread = threading.Thread(target=self._run, name="replay", daemon=True)
 
     def start(self) -> None:
@@ -93,6 +99,15 @@ class ReplaySource:
 
     def latest(self) -> Snapshot | None:
         return self._latest
+
+    def timeline(self, deployment: str) -> tuple[StepRecord, ...]:
+        """The steps of all ranks in the seconds before the moment, oldest first; none until they are read, a moment after the
+        first call."""
+        fresh = deployment not in self._wanted
+        self._wanted[deployment] = time.monotonic()
+        if fresh:
+            self._wake.set()
+        return self._steps.get(deployment, ())
 
     def age(self) -> float | None:
         """A recording does not grow old while one looks at it."""
@@ -145,6 +160,21 @@ class ReplaySource:
     def faster(self, steps: int = 1) -> None:
         self._control(lambda: self._clock.faster(steps))
 
+    def mark(self) -> bool:
+        """Mark this moment, or take away the mark that is here; whether there is one now."""
+        moment = self.moment
+        near = [mark for mark in self.marks if abs(mark - moment) < FRAME_S]
+        self.marks = tuple(mark for mark in self.marks if mark not in near) if near else tuple(sorted((*self.marks, moment)))
+        return not near
+
+    def jump(self, step: int) -> None:
+        """To the next mark or event (`step` 1), or the one before (-1); there it stays where there is none."""
+        moment = self.moment
+        places = sorted({*self.marks, *(tick.moment for tick in self.ticks)})
+        ahead = [place for place in places if (place > moment + FRAME_S if step > 0 else place < moment - FRAME_S)]
+        if ahead:
+            self.seek(ahead[0] if step > 0 else ahead[-1])
+
     def _control(self, change: Callable[[], None]) -> None:
         with self._lock:
             change()
@@ -153,17 +183,25 @@ class ReplaySource:
     def _run(self) -> None:
         try:
             self.ticks = tuple(Tick(self._profile.moment(event.time_ns), event) for event in events_of(self._profile))
-            player = Player(self._profile)
-            shown = -1.0
+            player, timeline = Player(self._profile), Timeline(self._profile)
+            shown: tuple[float, frozenset[str]] | None = None
             while not self._closing.is_set():
-                moment = self.moment
-                if moment != shown:
-                    self._latest = player.at(self._profile.start_ns + round(moment * _NS))
-                    shown = moment
+                moment, wanted = self.moment, self._still_wanted()
+                if (moment, wanted) != shown:
+                    time_ns = self._profile.start_ns + round(moment * _NS)
+                    self._latest = player.at(time_ns)
+                    self._steps = {name: timeline.at(time_ns, name) for name in sorted(wanted)}
+                    shown = moment, wanted
                 self._wake.wait(_PERIOD_S)
                 self._wake.clear()
         except Exception as error:  # whatever it is, the screen says it and the last values stay
             self.problem = f"{type(error).__name__}: {error}"
+
+    def _still_wanted(self) -> frozenset[str]:
+        """Reading steps costs more than folding them: nobody does it for a screen that has been left."""
+        now = time.monotonic()
+        self._wanted = {name: asked for name, asked in list(self._wanted.items()) if now - asked < _WANTED_S}
+        return frozenset(self._wanted)
 
 
 def parse_moment(text: str) -> float:

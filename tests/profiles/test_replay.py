@@ -1,13 +1,16 @@
 """A recording as a source of snapshots: the clock's arithmetic, and what a screen sees."""
 
+import random
 import time
 
 import pytest
-from profile_runs import S, T
+from profile_runs import Run, S, T
 
 from profiles.player import Player
 from profiles.reader import Profile
 from profiles.replay import SPEEDS, ReplayClock, ReplaySource, parse_moment
+from profiles.timeline import SPAN_NS, Timeline
+from telemetry.records import StepRecord
 from tui.source import Source
 
 
@@ -102,5 +105,57 @@ def test_a_source_that_screens_cannot_tell_from_a_live_one(run_file):
         source.seek(1e9)
         source.toggle()
         until(lambda: source.playing and source.moment < 1)
+    finally:
+        source.close()
+
+
+def test_marks_and_jumps_between_them_and_events(run_file):
+    source = ReplaySource(Profile(run_file), Hand())
+    source.start()
+    try:
+        until(lambda: len(source.ticks) == 5)
+        source.pause()
+        source.seek(10.0)
+        assert source.mark()
+        source.seek(3.0)
+        assert source.mark()
+        assert source.marks == (3.0, 10.0)
+        visited = []
+        for step in (1, 1, 1, 1, -1, -1, -1, -1, -1):
+            source.jump(step)
+            visited.append(round(source.moment))
+        assert visited == [7, 10, 14, 21, 14, 10, 7, 3, 0]  # events are at 0, 7, 14, 21 and 28 s
+        source.seek(10.1)
+        assert not source.mark()  # near enough: it goes
+        assert source.marks == (3.0,)
+    finally:
+        source.close()
+
+
+def test_the_timeline_of_any_moment_holds_the_steps_of_the_seconds_before(run_file):
+    """However it is reached: forwards by little, by much, backwards."""
+    told = [(at, step) for at, envelope in Run() for step in envelope.records if isinstance(step, StepRecord)]
+    rng = random.Random(5)
+    moments = [T + rng.randrange(30 * S) for _ in range(30)]
+    moments += [T + S + number * S // 3 for number in range(60)] + [T, T - S, T + 40 * S]
+    with Profile(run_file) as profile:
+        timeline = Timeline(profile)
+        for now in moments:
+            ends = [(step.start_ns + step.wall_ns, step.rank, step) for at, step in told if at <= now]
+            expected = [step for end, _, step in sorted(ends, key=lambda e: e[:2]) if now - SPAN_NS < end <= now]
+            assert list(timeline.at(now, "demo")) == expected
+        assert timeline.at(T + 5 * S, "another") == ()
+
+
+def test_a_replay_reads_the_timeline_once_somebody_asks(run_file):
+    source = ReplaySource(Profile(run_file), Hand())
+    source.start()
+    try:
+        source.pause()
+        source.seek(12.0)
+        assert source.timeline("demo") == ()
+        until(lambda: source.latest().time_ns == T + 12 * S and source.timeline("demo"))
+        with Profile(run_file) as profile:
+            assert source.timeline("demo") == Timeline(profile).at(T + 12 * S, "demo")
     finally:
         source.close()
