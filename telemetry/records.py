@@ -13,8 +13,12 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 SCHEMA_VERSION = 1
+MAX_GAPS = 100_000  # of a request record: as many fit into one message
 
-Count = Annotated[int, Meta(ge=0, le=1 << 48)]  # bounded, so that no sum of what a message claims leaves 64 bits
+# bounded, so that no sum of what messages claim leaves 64 bits
+Count = Annotated[int, Meta(ge=0, le=1 << 48)]
+Idle = Annotated[int, Meta(ge=0, le=1 << 56)]  # two years
+Time = Annotated[int, Meta(ge=-(1 << 61), le=1 << 61)]
 
 
 class AxisTime(Struct, frozen=True, gc=False):
@@ -24,18 +28,18 @@ class AxisTime(Struct, frozen=True, gc=False):
     there to the end. Their sum is the time that this rank spent inside the collectives.
     """
 
-    calls: int = 0
-    bytes: int = 0
-    wait_ns: int = 0
-    transfer_ns: int = 0
+    calls: Count = 0
+    bytes: Count = 0
+    wait_ns: Count = 0
+    transfer_ns: Count = 0
 
 
 class Phase(Struct, frozen=True, array_like=True, gc=False):
     """A stretch of one step on one rank. Host work is the time that no phase covers."""
 
     name: str  # "recv" (waiting for the previous stage), "forward", "send", "sample"
-    offset_ns: int  # from the step's start
-    duration_ns: int
+    offset_ns: Count  # from the step's start
+    duration_ns: Count
 
 
 class StepRecord(Struct, frozen=True, tag="step", gc=False):
@@ -51,19 +55,19 @@ class StepRecord(Struct, frozen=True, tag="step", gc=False):
     generation: int
     step: int
     slot: int
-    start_ns: int
-    wall_ns: int
-    idle_ns: int  # before `start_ns`: nothing had been asked of this rank
-    gap_ns: int
-    recv_wait_ns: int
-    compute_ns: int
+    start_ns: Time
+    wall_ns: Count
+    idle_ns: Idle  # before `start_ns`: nothing had been asked of this rank
+    gap_ns: Count
+    recv_wait_ns: Count
+    compute_ns: Count
     axes: dict[str, AxisTime]  # by axis: "tp", "ep", "pp"
-    prefill_tokens: int
-    decode_tokens: int
-    sequences: int
-    kv_blocks_used: int
-    kv_blocks_total: int
-    memory_bytes: int  # device memory (CUDA) or resident set (CPU) of the process
+    prefill_tokens: Count
+    decode_tokens: Count
+    sequences: Count
+    kv_blocks_used: Count
+    kv_blocks_total: Count
+    memory_bytes: Count  # device memory (CUDA) or resident set (CPU) of the process
     expert_tokens: list[Count] | None = None  # by local expert, all layers of the stage summed, dummies excluded
     phases: list[Phase] = []  # in order, without overlap; with the gaps between them they fill `wall_ns`
 
@@ -80,8 +84,8 @@ class CollectiveRecord(Struct, frozen=True, tag="collective", gc=False):
 
     rank: int
     generation: int
-    start_ns: int
-    end_ns: int
+    start_ns: Time
+    end_ns: Time
     axis: str  # "tp", "ep", "pp", "dp"
     op: str  # "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send", "recv", "barrier"
     size_class: int
@@ -104,8 +108,8 @@ class ExpertRecord(Struct, frozen=True, tag="experts", gc=False):
 
     rank: int
     generation: int
-    start_ns: int
-    end_ns: int
+    start_ns: Time
+    end_ns: Time
     layers: list[int]
     experts: list[int]
     tokens: list[list[Count]]
@@ -119,16 +123,16 @@ class RankMemory(Struct, frozen=True, tag="memory"):
 
     rank: int
     generation: int
-    weights: int
-    kv: int
-    activations: int | None  # the most that forward passes held so far
-    total: int | None  # capacity that the rank may use
-    free: int | None
-    workspace: int | None = None  # packed copies, communication buffers, captured graphs
-    other: int | None = None  # interpreter, libraries, CUDA context
-    used: int | None = None
-    peak: int | None = None  # the largest `used` so far
-    time_ns: int = 0
+    weights: Count
+    kv: Count
+    activations: Count | None  # the most that forward passes held so far
+    total: Count | None  # capacity that the rank may use
+    free: Count | None
+    workspace: Count | None = None  # packed copies, communication buffers, captured graphs
+    other: Count | None = None  # interpreter, libraries, CUDA context
+    used: Count | None = None
+    peak: Count | None = None  # the largest `used` so far
+    time_ns: Time = 0
 
 
 class EngineRecord(Struct, frozen=True, tag="engine"):
@@ -137,7 +141,7 @@ class EngineRecord(Struct, frozen=True, tag="engine"):
     deployment: str
     generation: int
     replica: int
-    time_ns: int
+    time_ns: Time
     running: Count
     waiting: Count
     kv_used: Count  # blocks that running requests hold
@@ -161,15 +165,15 @@ class RequestRecord(Struct, frozen=True, tag="request"):
     generation: int
     request: str
     replica: int
-    arrived_ns: int
-    scheduled_ns: int | None
-    first_token_ns: int | None
-    finished_ns: int
-    prompt_tokens: int
-    cached_tokens: int
-    output_tokens: int
+    arrived_ns: Time
+    scheduled_ns: Time | None
+    first_token_ns: Time | None
+    finished_ns: Time
+    prompt_tokens: Count
+    cached_tokens: Count
+    output_tokens: Count
     finish_reason: str
-    gaps_ns: list[Count] = []  # between the moments at which consecutive tokens were ready, the first token's left out
+    gaps_ns: list[Count] = []  # between the moments at which consecutive tokens were ready, of the first `MAX_GAPS` at most
 
 
 class EventRecord(Struct, frozen=True, tag="event"):
@@ -177,7 +181,7 @@ class EventRecord(Struct, frozen=True, tag="event"):
 
     deployment: str
     generation: int
-    time_ns: int
+    time_ns: Time
     severity: str  # "info", "warning", "error"
     kind: str  # "state", "rank-died", "stalled", "operator", ...
     text: str
@@ -189,12 +193,12 @@ class DeviceRecord(Struct, frozen=True, tag="device"):
 
     rank: int
     generation: int
-    time_ns: int
+    time_ns: Time
     cpu_percent: float | None = None  # of one core, this process
-    rss: int | None = None
+    rss: Count | None = None
     gpu_util: float | None = None
-    gpu_memory_used: int | None = None
-    gpu_memory_total: int | None = None
+    gpu_memory_used: Count | None = None
+    gpu_memory_total: Count | None = None
     power_w: float | None = None
     temperature_c: float | None = None
     sm_clock_mhz: int | None = None
@@ -234,7 +238,7 @@ class DeploymentRecord(Struct, frozen=True, tag="deployment"):
 
     deployment: str
     generation: int
-    time_ns: int
+    time_ns: Time
     state: str  # "STARTING", "READY", "RECONFIGURING", "DRAINING", "RESTARTING", "FAILED", "STOPPED"
     model: str
     layout: dict[str, int]  # dp, pp, ep, tp

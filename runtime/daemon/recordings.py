@@ -16,6 +16,7 @@ from runtime.spec import DeploymentSpec
 from telemetry.hub import Hub
 from telemetry.records import DeploymentRecord, EventRecord
 
+LAST_S = 0.25  # ranks that rest tell what they have counted within a tenth of a second
 GRACE_S = 10.0  # to write what has come, when the daemon ends
 
 
@@ -26,6 +27,7 @@ class Recordings:
         self._hub = hub
         self._loop = asyncio.get_running_loop()
         self._starting: set[str] = set()
+        self._stopping: set[str] = set()
         self._recorders: dict[str, Recorder] = {}
         self._reports: dict[str, asyncio.Future[RecordingReport]] = {}
         self._generations: dict[str, int] = {}
@@ -61,9 +63,10 @@ class Recordings:
         return await asyncio.shield(self._reports[name])
 
     def stop(self, name: str, attachments: Mapping[str, bytes] | None = None) -> None:
-        """End it, if there is one, with JSON documents in it; `over` tells when it is whole."""
-        if name in self._recorders:
-            self._recorders[name].stop(attachments)
+        """End it, if there is one, with JSON documents in it, once it has what ranks said last; `over` tells when it is whole."""
+        if name in self._recorders and name not in self._stopping:
+            self._stopping.add(name)
+            self._loop.call_later(LAST_S, self._recorders[name].stop, attachments)
 
     async def close(self) -> None:
         """End all, and wait until their files are whole."""
@@ -76,6 +79,7 @@ class Recordings:
     def _ended(self, report: RecordingReport, told: asyncio.Future[RecordingReport]) -> None:
         name = report.deployment
         self._recorders.pop(name).stop()
+        self._stopping.discard(name)
         del self._reports[name]
         told.set_result(report)
         self._tell(name, "error" if report.error else "info", report.words)

@@ -1,4 +1,4 @@
-"""What a supervisor tells the telemetry hub of its deployment: state, events, memory, processes. And who waits for news of it."""
+"""What a supervisor tells the telemetry hub of its deployment: state, events, processes. And who waits for news of it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import asyncio
 import time
 
 import msgspec
-import psutil
 
 from runtime.daemon.blame import RankFailure
 from runtime.daemon.launcher import RankGroup
 from runtime.daemon.settle import Placement
 from runtime.spec import DeploymentSpec
-from telemetry.cgroup import Cgroup
 from telemetry.devices import DeviceProbe
 from telemetry.hub import Hub
-from telemetry.records import DeploymentRecord, DeviceRecord, EventRecord, RankMemory
+from telemetry.records import DeploymentRecord, DeviceRecord, EventRecord
 
 DEVICES_EVERY_S = 1.0
 
@@ -27,7 +25,7 @@ class Reports:
         self.last: DeploymentRecord | None = None
         self._hub, self._spec, self._placement = hub, spec, placement
         self._news = asyncio.Event()
-        self._cgroup, self._probe = Cgroup(), DeviceProbe()
+        self._probe = DeviceProbe()
         self._phase = (0, "")  # of which generation
         self._phase_ns = 0
 
@@ -63,23 +61,12 @@ class Reports:
     def event(self, generation: int, severity: str, kind: str, text: str, rank: int | None = None) -> None:
         self._inject(EventRecord(self._spec.name, generation, time.perf_counter_ns(), severity, kind, text, rank))
 
-    def memory(self, group: RankGroup) -> None:
-        """Once loaded. What activations take is not known on a CPU, where the system's memory is everybody's."""
+    def capacity(self, group: RankGroup) -> None:
+        """How much the cache holds, once loaded."""
         tokens = group.kv_blocks * self._spec.block_size
         limit = f"rank {group.limiting_rank} has room for the fewest" if self._spec.layout.world_size > 1 else ""
         words = f"{group.kv_blocks} KV blocks hold {tokens} tokens{'; ' if limit else ''}{limit}"
         self.event(group.generation, "info", "kv", words, group.limiting_rank)
-        cpu = self._placement.device == "cpu"
-        total = min(filter(None, (psutil.virtual_memory().total, self._cgroup.memory_limit()))) if cpu else None
-        free = self._cgroup.memory_available() if cpu else None
-        self._inject(
-            *(
-                RankMemory(
-                    rank, group.generation, status.weights_bytes, status.kv_bytes, activations=None, total=total, free=free
-                )
-                for rank, status in enumerate(group.board.ranks)
-            )
-        )
 
     async def watch_devices(self, group: RankGroup) -> None:
         """Tell of the ranks' processes and devices every second, until cancelled."""
@@ -121,5 +108,5 @@ class Reports:
         self._news.set()
         self._news.clear()
 
-    def _inject(self, *records: DeploymentRecord | EventRecord | RankMemory | DeviceRecord) -> None:
+    def _inject(self, *records: DeploymentRecord | EventRecord | DeviceRecord) -> None:
         self._hub.inject(records, self._spec.name)

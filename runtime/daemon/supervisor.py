@@ -230,7 +230,7 @@ class Supervisor:
         self._restarts.ready()
         self._end_change()
         self.frontend.open(ranks.group.max_model_len)
-        self._reports.memory(ranks.group)
+        self._reports.capacity(ranks.group)
         self._sampling = asyncio.create_task(self._reports.watch_devices(ranks.group))
         self._enter(State.READY, ranks.group)
         return await ranks.until(lambda: self._change is not None)

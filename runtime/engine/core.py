@@ -46,6 +46,11 @@ class Engine:
         return bool(self._sequences)
 
     @property
+    def occupied(self) -> tuple[bool, ...]:
+        """Whether any request waits; whether any runs, by replica."""
+        return bool(self._waiting), *(replica.running > 0 for replica in self._replicas)
+
+    @property
     def in_flight(self) -> bool:
         """Whether a step is out with the ranks."""
         return any(replica.in_flight for replica in self._replicas)
@@ -182,14 +187,14 @@ class Engine:
         outputs: list[TokensOut] = []
         tokens = unpack(result.tokens).tolist()
         lane = replica.lanes[result.member]
+        now = time.perf_counter_ns()
         for i, (sequence, token) in enumerate(zip(replica.answered(result.step, result.member), tokens, strict=True)):
             if sequence.gone:
                 continue
-            sequence.tokens.append(token)
-            self._behind.discard(sequence)
             if sequence.first_token_ns is None:
-                sequence.first_token_ns = time.perf_counter_ns()
                 self._prompt_tokens[result.replica] += sequence.prompt_tokens
+            sequence.add(token, now)
+            self._behind.discard(sequence)
             self._generated[result.replica] += 1
             lane.register(sequence)
             finish = sequence.finish_reason(self._max_model_len, self._eos)
@@ -222,6 +227,7 @@ class Engine:
                 cached_tokens=sequence.cached_tokens,
                 output_tokens=sequence.output_tokens,
                 finish_reason=reason,
+                gaps_ns=sequence.gaps_ns,
             )
         )
 

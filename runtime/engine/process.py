@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import sys
 import time
+from collections.abc import Iterator
 from typing import assert_never
 
 import msgspec
@@ -32,7 +33,7 @@ from runtime.engine.messages import (
 from runtime.engine.ranks import RankSockets
 from runtime.protocol import FINISH_ABORT, Abort, Generate, Outputs, TokensOut
 from telemetry.emitter import Emitter
-from telemetry.records import Record
+from telemetry.records import MAX_GAPS, EngineRecord, Record, RequestRecord
 
 Inbound = Generate | Abort | Bind | Attach | Pause | Detach | Stop
 
@@ -59,6 +60,7 @@ class EngineProcess:
         self._owed: Paused | Replayed | None = None  # the news that the supervisor waits for
         self._stopping = False
         self._reported = 0.0
+        self._occupied: tuple[bool, ...] = ()
 
     def run(self) -> None:
         """Until told to stop."""
@@ -76,6 +78,7 @@ class EngineProcess:
         if self._ranks is not None:
             self._ranks.halt()
             self._ranks.close(linger_ms=500)
+        self._tell_hub()
         self._control.send(_encode(Drained()))
         self._emitter.close()
         self._context.destroy(linger=1000)
@@ -153,15 +156,35 @@ class EngineProcess:
             self._control.send(_encode(Outputs(outputs)))
 
     def _report(self) -> None:
-        """That it lives, and the queues' state, four times a second; finished requests with it."""
+        """That it lives, four times a second; the queues' state with it, and whenever they fill, empty or let a request go."""
         now = time.monotonic()
-        if now - self._reported >= ALIVE_S:
+        due = now - self._reported >= ALIVE_S
+        occupied = self._engine.occupied
+        if due:
             self._reported = now
             self._control.send(_encode(Alive()))
-            records: list[Record] = [*self._engine.records(), *self._engine.finished]
-            self._engine.finished.clear()
-            if records:
-                self._emitter.emit(*records)
+        if due or self._engine.finished or occupied != self._occupied:
+            self._occupied = occupied
+            self._tell_hub()
+
+    def _tell_hub(self) -> None:
+        finished, self._engine.finished = self._engine.finished, []
+        for message in _messages(self._engine.records(), finished):
+            self._emitter.emit(*message)
+
+
+def _messages(state: list[EngineRecord], finished: list[RequestRecord]) -> Iterator[list[Record]]:
+    """No more in one than an envelope holds."""
+    message: list[Record] = [*state]
+    gaps = 0
+    for request in finished:
+        if gaps + len(request.gaps_ns) > MAX_GAPS:
+            yield message
+            message, gaps = [], 0
+        message.append(request)
+        gaps += len(request.gaps_ns)
+    if message:
+        yield message
 
 
 def main() -> None:

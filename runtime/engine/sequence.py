@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from runtime.engine.plan import NewRow
 from runtime.protocol import FINISH_LENGTH, FINISH_STOP
 from runtime.sampling import SamplingParams
+from telemetry.records import MAX_GAPS
 
 
 @dataclass(slots=True, eq=False)
@@ -22,6 +23,8 @@ class Sequence:
     arrived_ns: int = field(default_factory=time.perf_counter_ns)
     scheduled_ns: int | None = None
     first_token_ns: int | None = None
+    last_token_ns: int = 0
+    gaps_ns: list[int] = field(default_factory=list)  # between its tokens
     row: int = -1
     blocks: list[int] = field(default_factory=list)
     names: list[int] = field(default_factory=list)  # of its registered blocks' contents
@@ -41,6 +44,15 @@ class Sequence:
     def prefilling(self) -> bool:
         """Known tokens are still to be computed, beyond the last one."""
         return self.computed < len(self.tokens) - 1
+
+    def add(self, token: int, now_ns: int) -> None:
+        """A token is ready."""
+        if self.first_token_ns is None:
+            self.first_token_ns = now_ns
+        elif len(self.gaps_ns) < MAX_GAPS:
+            self.gaps_ns.append(now_ns - self.last_token_ns)
+        self.last_token_ns = now_ns
+        self.tokens.append(token)
 
     def forget_place(self) -> None:
         """After preemption or the end of a generation: everything is to be computed again."""

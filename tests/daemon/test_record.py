@@ -14,10 +14,13 @@ from tempfile import TemporaryDirectory
 import pytest
 from served import Served, until
 
+from profiles.container import KEYFRAMES
 from profiles.measures import measure
 from profiles.player import Player, events_of
 from profiles.reader import Profile
 from runtime.client import DaemonError
+from telemetry.codec import decode_envelope
+from telemetry.records import CollectiveRecord, RequestRecord, StepRecord
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +82,23 @@ def test_a_recording_from_the_command_line_to_every_tool(served: Served, tmp_pat
     (tmp_path / "cut").write_bytes(path.read_bytes()[:-300])
     assert shardscope("recover", tmp_path / "cut", "-o", tmp_path / "healed.mcap").returncode == 0
     assert shardscope("compare", path, tmp_path / "nothing").returncode == 2
+
+
+def test_a_recording_that_ends_right_after_a_request_has_it_whole(served: Served, tmp_path: Path) -> None:
+    path = tmp_path / "short.mcap"
+    list(served.client.record("t", path, wait=False))
+    served.complete(12)
+    served.client.stop_recording("t")
+    with Profile(path) as profile:
+        envelopes = [decode_envelope(entry.data) for entry in profile.entries() if entry.topic != KEYFRAMES]
+    records = [record for envelope in envelopes for record in envelope.records]
+    (request,) = (record for record in records if isinstance(record, RequestRecord))
+    assert (request.output_tokens, len(request.gaps_ns)) == (12, 11)
+    for rank in (0, 1):
+        steps = [record for record in records if isinstance(record, StepRecord) and record.rank == rank]
+        assert sum(step.decode_tokens for step in steps) == 11
+        totals = [record for record in records if isinstance(record, CollectiveRecord) and record.rank == rank]
+        assert sum(record.calls for record in totals) == sum(step.axes["tp"].calls for step in steps)
 
 
 def test_the_recording_outlives_the_client_that_asked_for_it(served: Served, tmp_path: Path) -> None:

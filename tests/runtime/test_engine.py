@@ -90,6 +90,11 @@ def drive(world: World, requests: list[tuple[list[int], SamplingParams]], aborts
 
 def check(world: World, requests: list[tuple[list[int], SamplingParams]], gone: set[str]) -> None:
     reasons = {record.request: record for record in world.engine.finished}
+    for record in reasons.values():
+        assert len(record.gaps_ns) == max(0, record.output_tokens - 1)
+        if record.first_token_ns is not None:
+            assert record.arrived_ns <= record.first_token_ns
+            assert record.first_token_ns + sum(record.gaps_ns) <= record.finished_ns
     for number, (prompt, wish) in enumerate(requests):
         name = str(number)
         tokens, why = continuation(prompt, wish, MAX_MODEL_LEN)

@@ -58,3 +58,21 @@ def test_no_endpoint_no_cost_no_loss():
     emitter.close()
     emitter.emit(EVENT)
     assert emitter.lost == 0
+
+
+def test_what_was_said_last_is_heard(tmp_path):
+    endpoint = f"ipc://{tmp_path}/t"
+    with zmq.Context() as context, context.socket(zmq.PULL) as pull:
+        pull.bind(endpoint)
+        with Emitter(endpoint, "demo", "rank:0") as emitter:
+            for _ in range(100):
+                emitter.emit(EVENT)
+        assert [e.seq for e in drain(pull)] == list(range(100))
+
+
+def test_an_end_waits_for_no_hub_that_is_gone(tmp_path):
+    emitter = Emitter(f"ipc://{tmp_path}/nobody", "demo", "rank:0")
+    emitter.emit(EVENT)
+    began = time.perf_counter()
+    emitter.close()
+    assert time.perf_counter() - began < 5
