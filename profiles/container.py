@@ -189,6 +189,18 @@ def _summary(file: mmap) -> Iterator[RecordAt]:
         yield record
 
 
+def chunk_times(file: mmap) -> Iterator[tuple[int, int]]:
+    """(first, last) log time of each chunk, by following the records as far as they can be followed; nothing is decompressed."""
+    offset = len(MAGIC)
+    try:
+        while (record := record_at(file, offset)).opcode != DATA_END:
+            offset = record.end
+            if record.opcode == CHUNK and record.end - record.start >= _CHUNK.size:
+                yield _CHUNK.unpack_from(file, record.start)[:2]
+    except Damaged:
+        pass
+
+
 def read_metadata(file: mmap, name: str) -> dict[str, str] | None:
     """The metadata record of that name ahead of all chunks; `None` when it is not there, or damaged."""
     offset = len(MAGIC)
