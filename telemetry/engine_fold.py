@@ -24,8 +24,10 @@ COUNTERS = (
     "steps",
 )
 RATED = ("prompt_tokens", "generated_tokens", "prefix_queries", "prefix_hits")
+SAMPLED = ("busy_records", "in_flight")  # records of replicas with work, the micro-batches that they had in flight
 MAX_REQUESTS = 4096  # finished requests remembered for percentiles
 MAX_REASONS = 16
+MAX_NAME = 64  # characters of a reason
 
 
 class EngineState(Struct, frozen=True, array_like=True):
@@ -48,7 +50,7 @@ class EngineFold:
         self.records: dict[int, EngineRecord] = {}  # the last one by replica
         self._work: dict[int, WorkTimeline] = {}
         self._counters: Counter[str] = Counter()
-        self._seconds = Seconds(shown=RATED.index("generated_tokens"))  # columns: RATED
+        self._seconds = Seconds(shown=RATED.index("generated_tokens"))  # columns: RATED, SAMPLED
         self._requests: deque[tuple[int, float | None, float | None]] = deque(maxlen=MAX_REQUESTS)  # finished_ns, TTFT, ITL (s)
         self._reasons: Counter[str] = Counter()
         self._histograms = Histograms()
@@ -73,17 +75,30 @@ class EngineFold:
         self.work(record.replica).note(record.time_ns, record.running > 0)
         grown = {name: _growth(name, last, record) for name in COUNTERS}
         self._counters.update(grown)
-        if last is None:
-            self._seconds.spread(record.time_ns, record.time_ns, (0,) * len(RATED))
-        else:
-            self._seconds.spread(last.time_ns, record.time_ns, [grown[name] for name in RATED])
+        since = record.time_ns if last is None else last.time_ns
+        rated = (0,) * len(RATED) if last is None else (grown[name] for name in RATED)
+        self._seconds.spread(since, record.time_ns, [*rated, *((1, record.in_flight) if record.running else (0, 0))])
 
     def add_request(self, record: RequestRecord) -> None:
         """Take a finished request."""
         self._requests.append((record.finished_ns, time_to_first_token_s(record), time_per_output_token_s(record)))
-        reason = record.finish_reason
+        reason = record.finish_reason[:MAX_NAME]
         self._reasons[reason if reason in self._reasons or len(self._reasons) < MAX_REASONS else "other"] += 1
         self._histograms.observe(record)
+
+    def micro_batches(self, now_ns: int, window_ns: int) -> float | None:
+        """How many a replica with work kept in flight, mean over the window's records; `None` without work."""
+        records, in_flight = (*self._seconds.total(now_ns, window_ns)[len(RATED) :], 0.0, 0.0)[:2]
+        return in_flight / records if records > 0 else None
+
+    def no_demand_pct(self, now_ns: int, window_ns: int) -> float | None:
+        """Share of the window in which replicas had nothing to do, of the time of which that is known."""
+        idle = known = 0
+        for replica in self.records:
+            for begin, until, had_work in self.work(replica).pieces(now_ns - window_ns, now_ns):
+                known += until - begin
+                idle += 0 if had_work else until - begin
+        return 100 * idle / known if known else None
 
     def view(self, now_ns: int, window_ns: int) -> EngineView:
         """The state at `now_ns`, rates and percentiles over the window before it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import comb
 
 
 def percentile(values: Sequence[float], q: float) -> float | None:
@@ -53,6 +54,13 @@ def split_collective(durations: Sequence[float]) -> tuple[float, list[float]]:
     return transfer, [duration - transfer for duration in durations]
 
 
+def by_chance(times: int, of: int, among: int) -> float:
+    """How likely chance singles out anybody of `among` equals at least `times` of `of` times (binomial, Bonferroni's bound)."""
+    p = 1 / among
+    tail = sum(comb(of, i) * p**i * (1 - p) ** (of - i) for i in range(times, of + 1))
+    return min(1.0, among * tail)
+
+
 def bubble_fill_drain(stages: int, micro_batches: int) -> float:
     """Idle share of the total time when m micro-batches pass p equal stages once: (p-1)/(m+p-1) (GPipe).
 
@@ -61,7 +69,7 @@ def bubble_fill_drain(stages: int, micro_batches: int) -> float:
     return (stages - 1) / (micro_batches + stages - 1)
 
 
-def bubble_steady_decode(stages: int, micro_batches: int, stage_times: Sequence[float] = ()) -> float:
+def bubble_steady_decode(stages: int, micro_batches: float, stage_times: Sequence[float] = ()) -> float:
     """Idle share, mean over the stages, of steady decode with m micro-batches in flight, from 0 to 1.
 
     A micro-batch enters stage 0 again only when its token is sampled. A cycle therefore takes sum(t) when few are in flight and

@@ -5,10 +5,20 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
+from telemetry.collective_fold import CollectiveState
 from telemetry.engine_fold import EngineState
+from telemetry.expert_fold import ExpertState
+from telemetry.lateness import GroupState
 from telemetry.losses import SenderState
 from telemetry.rank_fold import RankState
 from telemetry.records import DeploymentRecord, EventRecord
+
+
+class LateGroup(Struct, frozen=True, array_like=True):
+    """The members of one group on an axis: its axis and the coordinates that they share, their lateness."""
+
+    place: list[str | int]
+    state: GroupState
 
 
 class DeploymentState(Struct, frozen=True, array_like=True):
@@ -18,6 +28,9 @@ class DeploymentState(Struct, frozen=True, array_like=True):
     generation: int
     ranks: dict[int, RankState]
     engine: EngineState
+    collectives: CollectiveState = CollectiveState()
+    experts: ExpertState = ExpertState()
+    late: list[LateGroup] = []
 
 
 class Keyframe(Struct, frozen=True, array_like=True):

@@ -10,6 +10,7 @@ from msgspec import Struct
 from telemetry.records import Envelope
 
 MAX_SENDERS = 16_384
+MAX_NAME = 256  # characters of a sender or its deployment
 
 
 class SenderState(Struct, array_like=True):
@@ -54,7 +55,7 @@ class Losses:
         if known is None or known.boot != envelope.boot:
             if known is not None:
                 self._ended += known.lost
-            elif len(self._senders) >= MAX_SENDERS:
+            elif len(self._senders) >= MAX_SENDERS or len(envelope.sender) > MAX_NAME or len(envelope.deployment) > MAX_NAME:
                 return
             # A new life of a known sender begins at 0: what it sent before this message is lost.
             first_seq = envelope.seq if known is None else 0

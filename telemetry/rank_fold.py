@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from itertools import dropwhile
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from telemetry.formulas import percentile
-from telemetry.records import AxisTime, DeviceRecord, RankInfo, RankMemory, StepRecord
+from telemetry.lateness import Moved
+from telemetry.records import AxisTime, DeviceRecord, ExpertRecord, RankInfo, RankMemory, StepRecord
 from telemetry.series import SECOND, Seconds, SecondsState, WorkTimeline
-from telemetry.snapshot import AxisView, MemoryView, RankView
+from telemetry.snapshot import AxisView, MemoryView, RankView, TimeSplit
 
 MAX_STEPS = 256  # the latest steps, for the median
 MAX_AXES = 8
+MAX_NAME = 64  # characters of an axis or of a reason to throttle
+MAX_REASONS = 16
+MAX_EXPERTS = 512  # of one rank
 
 _TIMES = (
     "steps",
@@ -26,8 +31,10 @@ _TIMES = (
     "gap",
     "tokens",
 )  # the columns of a rank's seconds
+_BUSY, _AXES = _TIMES.index("busy"), len(_TIMES)  # the first column of an axis; each has one for every field of AxisTime
 _NO_CALLS = AxisTime()
-_NO_DEVICE = DeviceRecord(rank=0, generation=0, time_ns=0)
+
+LastStep = tuple[int, int]  # of the last step: (end ns, bytes of memory)
 
 
 class RankState(Struct, frozen=True, array_like=True):
@@ -36,7 +43,7 @@ class RankState(Struct, frozen=True, array_like=True):
     memory: RankMemory | None
     device: DeviceRecord | None
     fault: str | None
-    last: StepRecord | None
+    last: LastStep | StepRecord | None  # earlier versions kept it whole
     steps: int
     axes: list[str]
     times: SecondsState
@@ -47,15 +54,15 @@ class RankState(Struct, frozen=True, array_like=True):
 class RankFold:
     """Step, memory and device records of one rank, folded."""
 
-    def __init__(self) -> None:
+    def __init__(self, window_s: float) -> None:
         self.memory: RankMemory | None = None
-        self.device: DeviceRecord | None = None
         self.fault: str | None = None  # "DEAD", "STALLED": what an event said of it since its last step
-        self._last: StepRecord | None = None
+        self._device: DeviceRecord | None = None
+        self._last: LastStep | None = None
         self._steps = 0
         self._axes: list[str] = []  # in the order in which they came
-        self._times = Seconds(shown=_TIMES.index("busy"))  # columns: _TIMES, then the fields of AxisTime for each axis
-        self._experts = Seconds()  # a column an expert
+        self._times = Seconds(shown=_BUSY)  # columns: _TIMES, then the fields of AxisTime for each axis
+        self._experts = Seconds(shown=None, kept_s=window_s)  # a column an expert
         self._walls: deque[tuple[int, int]] = deque(maxlen=MAX_STEPS)  # (end, wall) ns
 
     def add_step(self, record: StepRecord, work: WorkTimeline) -> None:
@@ -67,18 +74,40 @@ class RankFold:
         wall, tokens = record.wall_ns, record.prefill_tokens + record.decode_tokens
         wait, compute = record.recv_wait_ns, record.compute_ns
         amounts = [1, wall, wall, wait, compute + transfer, compute, wait, record.gap_ns, tokens]
-        self._axes += [name for name in record.axes if name not in self._axes][: MAX_AXES - len(self._axes)]
+        for name in record.axes:
+            if name not in self._axes and len(self._axes) < MAX_AXES and len(name) <= MAX_NAME:
+                self._axes.append(name)
         for name in self._axes:
             axis = record.axes.get(name, _NO_CALLS)
             amounts += (axis.calls, axis.bytes, axis.wait_ns, axis.transfer_ns)
         self._times.spread(start, end, amounts)
         if record.expert_tokens:
-            self._experts.spread(start, end, record.expert_tokens)
-        self._walls.append((end, record.wall_ns))
-        self._last = record
+            self._experts.spread(end, end, record.expert_tokens[:MAX_EXPERTS])
+        self._walls.append((end, wall))
+        self._last = end, record.memory_bytes
         self._steps += 1
         if self.fault == "STALLED":
             self.fault = None
+
+    def add_experts(self, record: ExpertRecord) -> None:
+        """Take the tokens of its experts, all layers together."""
+        sums = [sum(column) for column in zip(*record.tokens, strict=False)]
+        self._experts.spread(record.end_ns, record.end_ns, sums[:MAX_EXPERTS])
+
+    def add_device(self, record: DeviceRecord) -> None:
+        """Take what is newest of its device."""
+        reasons = record.throttle or ()
+        if len(reasons) > MAX_REASONS or any(len(reason) > MAX_NAME for reason in reasons):
+            record = structs.replace(record, throttle=[reason[:MAX_NAME] for reason in reasons[:MAX_REASONS]])
+        self._device = record
+
+    def recount(self, axis: str, moved: Moved) -> None:
+        """Count as wait what a step had counted as transfer, because its transport could not tell the two apart."""
+        if axis in self._axes:
+            amounts = [0] * (_AXES + 4 * len(self._axes))
+            wait = _AXES + 4 * self._axes.index(axis) + 2
+            amounts[_BUSY], amounts[wait], amounts[wait + 1] = -moved.ns, moved.ns, -moved.ns
+            self._times.spread(moved.told.start_ns, moved.told.end_ns, amounts)
 
     def _add_idle(self, start: int, end: int, work: WorkTimeline) -> None:
         for begin, until, had_work in work.pieces(start, end):
@@ -88,18 +117,26 @@ class RankFold:
         if start < end:
             self._times.spread(start, end, (0, end - start))
 
-    def view(self, info: RankInfo, state: str, work: WorkTimeline, lost: int, now_ns: int, window_ns: int) -> RankView:
-        """The rank at `now_ns`."""
+    def view(
+        self,
+        info: RankInfo,
+        state: str,
+        work: WorkTimeline,
+        lost: int,
+        late_ms: Mapping[str, float],
+        staged: bool,
+        now_ns: int,
+        window_ns: int,
+    ) -> RankView:
+        """The rank at `now_ns`. `late_ms`: by axis; `staged`: it is one of several stages."""
         total = self._times.total(now_ns, window_ns)
         times = dict(zip(_TIMES, total, strict=False))
         steps = times.get("steps", 0.0)
-        last_end = None if self._last is None else self._last.start_ns + self._last.wall_ns
+        last_end = None if self._last is None else self._last[0]
         since = work.pieces(max(now_ns - window_ns, last_end or 0), now_ns)
         observed = times.get("observed", 0.0) + sum(until - begin for begin, until, had_work in since if not had_work)
-        with_work = times.get("work", 0.0)
         walls = [wall / 1e6 for end, wall in self._walls if end > now_ns - window_ns]
         experts = self._experts.total(now_ns, window_ns)
-        device = self.device or _NO_DEVICE
 
         def per_step_ms(part: str) -> float | None:
             return times.get(part, 0.0) / steps / 1e6 if steps > 0 else None
@@ -108,52 +145,66 @@ class RankFold:
             info=info,
             state=self.fault or state,
             util=_percent(times.get("busy", 0.0), observed),
-            util_history=tuple(min(100.0, 100 * busy / SECOND) for busy in self._times.history(now_ns)),
-            bubble_pct=_percent(times.get("bubble", 0.0), with_work),
+            util_history=tuple(min(100.0, max(0.0, 100 * busy / SECOND)) for busy in self._times.history(now_ns)),
+            bubble_pct=_percent(times.get("bubble", 0.0), times.get("work", 0.0)),
             step_ms=percentile(walls, 50),
             compute_ms=per_step_ms("compute"),
             recv_wait_ms=per_step_ms("recv_wait"),
             gap_ms=per_step_ms("gap"),
-            axes=self._axis_views(total, steps),
+            axes=self._axis_views(total, steps, late_ms),
             tokens_per_s=None if self._last is None else times.get("tokens", 0.0) / self._times.span_s(now_ns, window_ns),
             memory=self._memory_view(),
-            cpu_percent=device.cpu_percent,
-            gpu_util=device.gpu_util,
-            power_w=device.power_w,
-            temperature_c=device.temperature_c,
             expert_tokens=tuple(map(round, experts)) if experts else None,
             steps=self._steps,
             lost=lost,
             age_s=None if last_end is None else max(0, now_ns - last_end) / SECOND,
+            split=self._split(times, sum(total[_AXES + 2 :: 4]), staged),
+            device=self._device,
         )
 
-    def _axis_views(self, total: list[float], steps: float) -> dict[str, AxisView]:
+    @staticmethod
+    def _split(times: Mapping[str, float], wait: float, staged: bool) -> TimeSplit | None:
+        compute, transfer = times.get("compute", 0.0), times.get("busy", 0.0) - times.get("compute", 0.0)
+        idle = times.get("bubble", 0.0) - times.get("recv_wait", 0.0)  # with work
+        stage = times.get("recv_wait", 0.0) + (idle if staged else 0.0)
+        host = times.get("work", 0.0) - compute - transfer - wait - stage
+        parts = [max(0.0, part) for part in (compute, transfer, wait, stage, host)]
+        whole = sum(parts)
+        return TimeSplit(*(100 * part / whole for part in parts)) if whole > 0 else None
+
+    def _axis_views(self, total: list[float], steps: float, late_ms: Mapping[str, float]) -> dict[str, AxisView]:
         views = {}
         for place, name in enumerate(self._axes):
-            column = len(_TIMES) + 4 * place
+            column = _AXES + 4 * place
             sums = total[column : column + 4]
             if steps > 0 and len(sums) == 4 and any(sums):
                 calls, size, wait, transfer = (amount / steps for amount in sums)
-                views[name] = AxisView(calls, size, wait / 1e6, transfer / 1e6)
+                views[name] = AxisView(calls, size, wait / 1e6, transfer / 1e6, late_ms.get(name))
         return dict(sorted(views.items()))
 
     def _memory_view(self) -> MemoryView:
-        """What the rank holds now is the newer of its last step's figure and the driver's or kernel's."""
-        memory, device, step = self.memory, self.device, self._last
+        """What the rank holds now is what it says of it together with the parts; else the newer of its last step's figure and the
+        driver's or kernel's."""
+        memory, device, step = self.memory, self._device, self._last
         told: list[tuple[int, int | None]] = []
         if step is not None:
-            told.append((step.start_ns + step.wall_ns, step.memory_bytes))
+            told.append(step)
         if device is not None and (device.gpu_memory_used is None or step is None):
             told.append((device.time_ns, device.rss if device.gpu_memory_used is None else device.gpu_memory_used))
         used = max(((when, size) for when, size in told if size is not None), default=(0, None))[1]
-        total = memory.total if memory else None
+        device_total = device.gpu_memory_total if device else None
+        if memory is None:
+            return MemoryView(used=used, total=device_total)
         return MemoryView(
-            weights=memory.weights if memory else None,
-            kv=memory.kv if memory else None,
-            activations=memory.activations if memory else None,
-            used=used,
-            total=total if total is not None or device is None else device.gpu_memory_total,
-            free=memory.free if memory else None,
+            weights=memory.weights,
+            kv=memory.kv,
+            activations=memory.activations,
+            used=used if memory.used is None else memory.used,
+            total=device_total if memory.total is None else memory.total,
+            free=memory.free,
+            workspace=memory.workspace,
+            other=memory.other,
+            peak=memory.peak,
         )
 
     def state(self, now_ns: int, window_ns: int) -> RankState:
@@ -161,13 +212,15 @@ class RankFold:
         times, experts = self._times.state(now_ns, window_ns), self._experts.state(now_ns, window_ns)
         # not only the steps in the window but all from the first of them on: the oldest make room in the same order
         walls = list(dropwhile(lambda step: step[0] <= now_ns - window_ns, self._walls))
-        return RankState(self.memory, self.device, self.fault, self._last, self._steps, list(self._axes), times, experts, walls)
+        return RankState(self.memory, self._device, self.fault, self._last, self._steps, list(self._axes), times, experts, walls)
 
     def restore(self, state: RankState) -> None:
         """Become what `state` was taken of. Raises ValueError when it can be of no rank."""
-        self.memory, self.device, self.fault = state.memory, state.device, state.fault
-        self._last, self._steps = state.last, state.steps
-        if len(state.axes) > MAX_AXES or any(len(row) > len(_TIMES) + 4 * len(state.axes) for row in state.times.rows.values()):
+        self.memory, self._device, self.fault = state.memory, state.device, state.fault
+        last = state.last
+        self._last = (last.start_ns + last.wall_ns, last.memory_bytes) if isinstance(last, StepRecord) else last
+        self._steps = state.steps
+        if len(state.axes) > MAX_AXES or any(len(row) > _AXES + 4 * len(state.axes) for row in state.times.rows.values()):
             raise ValueError("more columns than axes")
         self._axes = list(state.axes)
         self._times.restore(state.times)

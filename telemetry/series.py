@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, zip_longest
 from operator import add
+from typing import Generic, TypeVar
 
 from msgspec import Struct
 
+Row = TypeVar("Row")
+
 SECOND = 1_000_000_000  # ns
+MAX_TURNS = 4096  # from work to none and back, that one replica remembers
 HISTORY = 60  # complete seconds that a history shows; no window is longer
 
 
@@ -27,11 +31,13 @@ class Seconds:
     """Rows of amounts, a column each, summed by the clock's seconds, the last minute of them.
 
     An amount belongs to a stretch of time and spreads evenly over it, so a second holds what happened in it even where steps
-    cross its border, and a late record still falls into the seconds it is about. `shown` is the column that has a history.
+    cross its border, and a late record still falls into the seconds it is about. `shown` is the column that has a history;
+    `None`: none has one, and no more than `kept_s` is kept.
     """
 
-    def __init__(self, shown: int = 0) -> None:
+    def __init__(self, shown: int | None = 0, kept_s: float = HISTORY) -> None:
         self._shown = shown
+        self._kept = math.ceil(kept_s) + 1
         self._rows: dict[int, list[int | float]] = {}
         self._first: int | None = None
         self._newest = 0
@@ -44,7 +50,7 @@ class Seconds:
         if first >= last:
             self._add(last, amounts)
             return
-        for second in range(max(first, last - HISTORY - 1), last + 1):
+        for second in range(max(first, last - self._kept), last + 1):
             inside = min(end_ns, (second + 1) * SECOND) - max(start_ns, second * SECOND)
             if inside > 0:
                 share = inside / (end_ns - start_ns)
@@ -86,22 +92,22 @@ class Seconds:
         """Become what `state` was taken of. Raises ValueError when it can be of no `Seconds`."""
         if not all(map(math.isfinite, chain(state.older.values(), *state.rows.values()))):
             raise ValueError("an amount that is no number")
-        before = [0] * self._shown
+        before = [0] * (self._shown or 0)
         self._rows = {second: list(row) for second, row in state.rows.items()}
         self._rows |= {second: [*before, amount] for second, amount in state.older.items()}
         self._first, self._newest = state.first_ns, state.newest
 
     def _shown_in(self, row: Sequence[int | float]) -> float:
-        return row[self._shown] if len(row) > self._shown else 0.0
+        return 0.0 if self._shown is None or len(row) <= self._shown else row[self._shown]
 
     def _add(self, second: int, amounts: Sequence[int | float]) -> None:
         row = self._rows.get(second)
         if row is None:
             if second > self._newest:
                 self._newest = second
-                for old in [s for s in self._rows if s < second - HISTORY - 1]:
+                for old in [s for s in self._rows if s < second - self._kept]:
                     del self._rows[old]
-            elif second < self._newest - HISTORY - 1:
+            elif second < self._newest - self._kept:
                 return
             self._rows[second] = list(amounts)
         else:
@@ -109,11 +115,65 @@ class Seconds:
             row[: len(amounts)] = map(add, row, amounts)
 
 
+class Recent(Generic[Row]):
+    """A row for each of the clock's seconds, as far back as a window looks; what a row holds is its user's affair."""
+
+    def __init__(self, make: Callable[[], Row], window_s: float) -> None:
+        self._make = make
+        self._kept = math.ceil(window_s) + 1
+        self._rows: dict[int, Row] = {}
+        self._newest: int | None = None
+
+    @property
+    def newest(self) -> int | None:
+        """The latest second that has a row, or had one."""
+        return self._newest
+
+    def at(self, second: int) -> Row | None:
+        """That second's row, to add to; `None` for one that no window shows any more."""
+        row = self._rows.get(second)
+        if row is None:
+            if self._newest is None or second > self._newest:
+                self._newest = second
+                for old in [s for s in self._rows if s < second - self._kept]:
+                    del self._rows[old]
+            elif second < self._newest - self._kept:
+                return None
+            row = self._rows[second] = self._make()
+        return row
+
+    def spread(self, start_ns: int, end_ns: int, amounts: Sequence[int]) -> Iterator[tuple[Row, list[int]]]:
+        """Whole `amounts` spread over [start, end), their sums kept: a row and its part of them, second by second."""
+        length, last = end_ns - start_ns, end_ns // SECOND
+        first = start_ns // SECOND if length > 0 else last
+        for second in range(max(first, last - self._kept), last + 1):
+            if (row := self.at(second)) is not None:
+                begin, until = max(0, second * SECOND - start_ns), min(length, (second + 1) * SECOND - start_ns)
+                yield row, list(amounts) if first == last else [n * until // length - n * begin // length for n in amounts]
+
+    def window(self, now_ns: int, window_ns: int) -> Iterator[tuple[float, Row]]:
+        """The rows of the window before `now`, oldest first, each with the share of it that the window's edge leaves."""
+        edge, cut = divmod(now_ns - window_ns, SECOND)
+        for second in range(edge, now_ns // SECOND + 1):
+            row = self._rows.get(second)
+            if row is not None:
+                yield (1 - cut / SECOND if second == edge else 1.0), row
+
+    def state(self, now_ns: int, window_ns: int) -> tuple[int | None, dict[int, Row]]:
+        """(the newest second, the rows that a window can show from `now` on); the rows are this one's own."""
+        edge = (now_ns - window_ns) // SECOND
+        return self._newest, {second: row for second, row in self._rows.items() if second >= edge}
+
+    def restore(self, newest: int | None, rows: Mapping[int, Row]) -> None:
+        """Become what `state` was taken of."""
+        self._newest, self._rows = newest, dict(rows)
+
+
 class WorkTimeline:
     """When a replica had running requests: constant between its engine's records, unknown before the first."""
 
     def __init__(self) -> None:
-        self._turns: deque[tuple[int, bool]] = deque()  # (from when, work or none)
+        self._turns: deque[tuple[int, bool]] = deque(maxlen=MAX_TURNS)  # (from when, work or none)
 
     def note(self, time_ns: int, work: bool) -> None:
         """From `time_ns` on there was work, or none."""
@@ -140,4 +200,4 @@ class WorkTimeline:
 
     def restore(self, state: list[tuple[int, bool]]) -> None:
         """Become what `state` was taken of."""
-        self._turns = deque(state)
+        self._turns = deque(state, MAX_TURNS)

@@ -27,8 +27,10 @@ class MemoryView(Struct, frozen=True):
 class AxisView(Struct, frozen=True):
     """One axis' collectives over the window, per step of this rank.
 
-    `late_ms`: how long the other members of its group waited for this rank beyond what it waited itself, mean over the others
-    and over the steps that all of them reported, joined by step; 0 for who is never last, `None` before any was joined.
+    `late_ms`: how long the other members of its group waited for this rank. Each step that all members reported has one that
+    waited least in it: the last. Its lateness is the mean of the others' waits less its own, theirs is 0; `late_ms` is the mean
+    over the window's joined steps. `None` before any was joined. Where a transport cannot tell wait from transfer, what a
+    member was inside a step's collectives longer than the last counts as its wait.
     """
 
     calls: float
@@ -41,8 +43,8 @@ class AxisView(Struct, frozen=True):
 class TimeSplit(Struct, frozen=True):
     """Where a rank's time with work went over the window, in percent of it; the parts sum to 100.
 
-    `stage`: waiting for the previous stage. `host`: no work on the device while the replica had some. The bubble is
-    `stage + host idle`; waits inside collectives are `wait`.
+    `stage`: waiting for the previous stage, and in a pipeline also for a plan: for a micro-batch to come round. `host`: the
+    device had no work while the replica had some. `wait`: for a collective's last member. In a pipeline `stage` is the bubble.
     """
 
     compute: float
@@ -110,16 +112,28 @@ class RankView(Struct, frozen=True):
     axes: dict[str, AxisView]
     tokens_per_s: float | None
     memory: MemoryView
-    cpu_percent: float | None
-    gpu_util: float | None
-    power_w: float | None
-    temperature_c: float | None
     expert_tokens: tuple[int, ...] | None
     steps: int
     lost: int  # messages lost between this rank and the hub
     age_s: float | None
     split: TimeSplit | None = None
     device: DeviceRecord | None = None  # the last one
+
+    @property
+    def cpu_percent(self) -> float | None:
+        return None if self.device is None else self.device.cpu_percent
+
+    @property
+    def gpu_util(self) -> float | None:
+        return None if self.device is None else self.device.gpu_util
+
+    @property
+    def power_w(self) -> float | None:
+        return None if self.device is None else self.device.power_w
+
+    @property
+    def temperature_c(self) -> float | None:
+        return None if self.device is None else self.device.temperature_c
 
     @property
     def allreduce_ms(self) -> float | None:
@@ -190,6 +204,7 @@ class DeploymentView(Struct, frozen=True):
     to_load: int | None = None
     phase_ns: int | None = None  # when the phase began; compare with the snapshot's `time_ns`
     ideal_bubble_pct: float | None = None  # of stages as even as possible with the micro-batches in flight; `None` without stages
+    no_demand_pct: float | None = None  # of the window: replicas without requests, which is no bubble
 
 
 class Snapshot(Struct, frozen=True):

@@ -1,0 +1,250 @@
+"""The fold of one deployment's collectives: what each kind of call cost, and for whom the others wait."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TypeAlias
+
+from msgspec import Struct, field
+
+from telemetry.formulas import algorithm_bandwidth, bus_factor, by_chance
+from telemetry.histograms import DURATION_BUCKETS, bucket_percentile
+from telemetry.records import CollectiveRecord
+from telemetry.series import SECOND, Recent
+from telemetry.snapshot import CollectiveView
+
+MAX_KINDS = 32  # of (axis, op, size class); beyond, the one that was silent longest makes room
+MAX_RANKS = 2048  # that one kind keeps apart
+MAX_NAME = 32
+MAX_SIZE_CLASS = 64
+LAG_NS = 3 * SECOND // 2  # a rank tells once a second: who told of nothing for longer made no calls
+
+CHANCE = 0.05  # chance would single out a rank as often in less than this share of cases
+WORTH_NAMING = 0.1  # of a call's mean duration, for which the others wait
+
+_POINT_TO_POINT = ("send", "recv")  # whoever waits here waits for work, not for a group
+_NONE = (0, 0, 0, 0)
+
+Group: TypeAlias = Callable[[int, str], Hashable]  # (rank, axis) -> what it shares with those whom it meets on that axis
+
+
+class KindSecond(Struct, array_like=True):
+    """One second of one kind. By rank: calls, bytes, ns of wait, ns of transfer; calls by bucket of wait and of duration."""
+
+    ranks: dict[int, list[int]] = field(default_factory=dict)
+    waits: dict[int, int] = field(default_factory=dict)
+    durations: dict[int, int] = field(default_factory=dict)
+
+    def copy(self) -> KindSecond:
+        return KindSecond({rank: list(sums) for rank, sums in self.ranks.items()}, dict(self.waits), dict(self.durations))
+
+
+class KindState(Struct, frozen=True, array_like=True):
+    """One kind of call, as far as a window can show it."""
+
+    axis: str
+    op: str
+    size_class: int
+    members: int
+    newest: int | None
+    seconds: dict[int, KindSecond]
+
+
+Seconds: TypeAlias = Sequence[tuple[float, KindSecond]]  # of a window, each with its share in it
+
+
+class CollectiveState(Struct, frozen=True, array_like=True):
+    """All that a `CollectiveFold` can still show."""
+
+    told: dict[int, tuple[int, int]] = {}
+    kinds: list[KindState] = []
+
+
+class _Kind:
+    def __init__(self, members: int, window_s: float) -> None:
+        self.members = members
+        self.seconds = Recent(KindSecond, window_s)
+
+
+class CollectiveFold:
+    """Sums and histograms by kind of call, second and rank."""
+
+    def __init__(self, window_s: float) -> None:
+        self._window_s = window_s
+        self._kinds: dict[tuple[str, str, int], _Kind] = {}
+        self._told: dict[int, tuple[int, int]] = {}  # by rank: from when and until when it told of its calls
+
+    def add(self, record: CollectiveRecord) -> None:
+        """Take a record of a rank that the layout has."""
+        if len(record.axis) > MAX_NAME or len(record.op) > MAX_NAME or not 0 <= record.size_class <= MAX_SIZE_CLASS:
+            return
+        since, until = self._told.get(record.rank, (record.start_ns, record.end_ns))
+        self._told[record.rank] = min(since, record.start_ns), max(until, record.end_ns)
+        kind = self._kind((record.axis, record.op, record.size_class), record.members)
+        amounts = (record.calls, record.bytes, record.wait_ns, record.transfer_ns)
+        for second, part in kind.seconds.spread(record.start_ns, record.end_ns, amounts):
+            sums = second.ranks.get(record.rank)
+            if sums is not None:
+                sums[:] = [done + more for done, more in zip(sums, part, strict=True)]
+            elif len(second.ranks) < MAX_RANKS:
+                second.ranks[record.rank] = part
+        if (last := kind.seconds.at(record.end_ns // SECOND)) is not None:
+            _count(last.waits, record.waits)
+            _count(last.durations, record.durations)
+
+    def _kind(self, key: tuple[str, str, int], members: int) -> _Kind:
+        kind = self._kinds.get(key)
+        if kind is None:
+            if len(self._kinds) >= MAX_KINDS:
+                del self._kinds[min(self._kinds, key=lambda k: self._kinds[k].seconds.newest or 0)]
+            kind = self._kinds[key] = _Kind(members, self._window_s)
+        kind.members = members
+        return kind
+
+    def views(self, group: Group, now_ns: int, window_ns: int) -> tuple[CollectiveView, ...]:
+        """By axis, op and size class, those that were called in the window."""
+        told_s = {
+            rank: max(SECOND, min(now_ns, max(until, now_ns - LAG_NS)) - max(since, now_ns - window_ns)) / SECOND
+            for rank, (since, until) in self._told.items()
+        }
+        views = []
+        for key in sorted(self._kinds):
+            kind = self._kinds[key]
+            seconds = list(kind.seconds.window(now_ns, window_ns))
+            if (view := _view(key, kind.members, seconds, group, told_s)) is not None:
+                views.append(view)
+        return tuple(views)
+
+    def state(self, now_ns: int, window_ns: int) -> CollectiveState:
+        """All that views from `now` on can show of what came so far."""
+        kinds = []
+        for key, kind in self._kinds.items():
+            newest, rows = kind.seconds.state(now_ns, window_ns)
+            if rows:
+                kinds.append(KindState(*key, kind.members, newest, {second: row.copy() for second, row in rows.items()}))
+        return CollectiveState(dict(self._told), kinds)
+
+    def restore(self, state: CollectiveState) -> None:
+        """Become what `state` was taken of. Raises ValueError when it can be of no collectives."""
+        self._told = dict(state.told)
+        for told in state.kinds[:MAX_KINDS]:
+            if any(len(sums) != 4 for second in told.seconds.values() for sums in second.ranks.values()):
+                raise ValueError("sums of something else than collectives")
+            kind = self._kind((told.axis, told.op, told.size_class), told.members)
+            kind.seconds.restore(told.newest, {second: row.copy() for second, row in told.seconds.items()})
+
+
+def _view(
+    key: tuple[str, str, int], members: int, seconds: Seconds, group: Group, told_s: Mapping[int, float]
+) -> CollectiveView | None:
+    axis, op, size_class = key
+    ranks = _sums(seconds)
+    calls, size, wait, transfer = (sum(column) for column in zip(*ranks.values(), strict=True)) if ranks else (0.0,) * 4
+    if calls <= 0:
+        return None
+    groups: dict[Hashable, list[int]] = {}
+    for rank in ranks:
+        groups.setdefault(group(rank, axis), []).append(rank)
+    met = [ranks_of for ranks_of in groups.values() if len(ranks_of) == members > 1 and op not in _POINT_TO_POINT]
+    told_apart = wait > 0
+    straggler, late_ns = _straggler(
+        met, ranks, seconds, _wait if told_apart else _inside, WORTH_NAMING * (wait + transfer) / calls
+    )
+    if not told_apart:  # who was inside least is taken to have waited for nobody
+        wait = sum(_beyond_the_least([ranks[rank] for rank in ranks_of]) for ranks_of in met)
+        transfer -= wait
+    bandwidth = algorithm_bandwidth(size, transfer / 1e9) if size > 0 and transfer > 0 else None
+    return CollectiveView(
+        axis=axis,
+        op=op,
+        size_class=size_class,
+        members=members,
+        calls_per_s=sum(sums[0] / told_s[rank] for rank, sums in ranks.items()) / len(ranks),
+        bytes=size / calls,
+        wait_us=wait / calls / 1e3,
+        transfer_us=transfer / calls / 1e3,
+        p50_us=_percentile_us(seconds, "durations", 50),
+        p99_us=_percentile_us(seconds, "durations", 99),
+        wait_p99_us=_percentile_us(seconds, "waits", 99) if told_apart else None,
+        algorithm_bandwidth=bandwidth,
+        bus_bandwidth=None if bandwidth is None else _bus_bandwidth(op, bandwidth, members),
+        straggler=straggler,
+        late_us=None if late_ns is None else late_ns / 1e3,
+    )
+
+
+def _sums(seconds: Seconds) -> dict[int, list[float]]:
+    """By rank: calls, bytes, wait, transfer of the window."""
+    ranks: dict[int, list[float]] = {}
+    for weight, second in seconds:
+        for rank, sums in second.ranks.items():
+            done = ranks.get(rank)
+            if done is None:
+                ranks[rank] = [weight * n for n in sums]
+            else:
+                done[:] = [a + weight * n for a, n in zip(done, sums, strict=True)]
+    return {rank: sums for rank, sums in ranks.items() if sums[0] > 0}
+
+
+def _percentile_us(seconds: Seconds, which: str, q: float) -> float | None:
+    counts: Counter[int] = Counter()
+    for _, second in seconds:
+        counts.update(getattr(second, which))
+    ns = bucket_percentile(counts, q)
+    return None if ns is None else ns / 1e3
+
+
+def _bus_bandwidth(op: str, algorithm: float, members: int) -> float | None:
+    try:
+        return algorithm * bus_factor(op, members)
+    except ValueError:  # a later version's op
+        return None
+
+
+def _beyond_the_least(sums: Sequence[Sequence[float]]) -> float:
+    """Of a group's members, what they were inside calls longer than the one who was so least, at as many calls."""
+    least = min(transfer / calls for calls, _, _, transfer in sums)
+    return sum(transfer - least * calls for calls, _, _, transfer in sums)
+
+
+def _straggler(
+    groups: Sequence[Sequence[int]],
+    ranks: Mapping[int, Sequence[float]],
+    seconds: Seconds,
+    measure: Callable[[Sequence[float]], float],
+    worth_ns: float,
+) -> tuple[int | None, float | None]:
+    """(the rank for which the others of its group wait most, how long in the mean); none where nobody stands out.
+
+    The last to come waits least. A rank stands out when the others wait `worth_ns` for it, and when it waited least in more of
+    the window's seconds than chance would single out anybody (`CHANCE`).
+    """
+    worst: tuple[int | None, float | None] = None, None
+    for members in groups:
+        waits = {rank: measure(ranks[rank]) for rank in members}
+        last = min(members, key=waits.__getitem__)
+        late_ns = (sum(waits.values()) - waits[last]) / (len(members) - 1) - waits[last]
+        if late_ns < worth_ns or (worst[1] is not None and late_ns <= worst[1]):
+            continue
+        rounds = [second.ranks for _, second in seconds if all(second.ranks.get(rank, _NONE)[0] for rank in members)]
+        times = sum(min(members, key=lambda rank: measure(of[rank])) == last for of in rounds)
+        if by_chance(times, len(rounds), len(members)) < CHANCE:
+            worst = last, late_ns
+    return worst
+
+
+def _wait(sums: Sequence[float]) -> float:
+    """Nanoseconds that a call waits."""
+    return sums[2] / sums[0]
+
+
+def _inside(sums: Sequence[float]) -> float:
+    """Nanoseconds of a call: all leave it together, so this tells waits apart where no transport does."""
+    return (sums[2] + sums[3]) / sums[0]
+
+
+def _count(counts: dict[int, int], more: Mapping[int, int]) -> None:
+    for bucket, calls in more.items():
+        bucket = min(max(0, bucket), DURATION_BUCKETS - 1)
+        counts[bucket] = counts.get(bucket, 0) + calls
