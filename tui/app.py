@@ -20,6 +20,7 @@ from tui.screens.events import EventsScreen
 from tui.screens.help import HelpScreen
 from tui.screens.logs import LogsScreen
 from tui.screens.overview import OverviewScreen
+from tui.screens.pipeline import PipelineScreen
 from tui.screens.rank import RankScreen
 from tui.screens.stop import StopScreen
 from tui.screens.view import View, bindings
@@ -33,6 +34,7 @@ from tui.view.options import chosen
 SCREENS: dict[str, type[View]] = {  # by the names of `keys.SCREENS`
     "overview": OverviewScreen,
     "rank": RankScreen,
+    "pipeline": PipelineScreen,
 }
 OVERLAYS: dict[str, type[View]] = {"logs": LogsScreen, "events": EventsScreen}  # over any of them, until closed
 

@@ -42,6 +42,10 @@ class Key(NamedTuple):
 SCREENS = (  # a number key a screen; `name` is its mode
     ("overview", Key("1", "1", "app.switch_mode('overview')", "Overview", "ranks, engine and events of one deployment", 4)),
     ("rank", Key("2", "2", "app.switch_mode('rank')", "Rank", "one rank: where its step goes, memory, device, log", 4)),
+    (
+        "pipeline",
+        Key("3", "3", "app.switch_mode('pipeline')", "Pipeline", "what each stage does when: micro-batches, bubbles", 4),
+    ),
 )
 
 APP = (
@@ -94,6 +98,19 @@ RANK = (
     Key("left_square_bracket,left", "[", "screen.step_rank(-1)", "previous rank", "the previous rank", None),
     Key("right_square_bracket,right", "[ ]", "screen.step_rank(1)", "rank", "the next rank", 2),
     Key("l", "l", "screen.open_log", "log", "what this rank wrote; esc closes", 3),
+)
+
+PIPELINE = (
+    Key("left", "left", "screen.scroll_time(-1)", "earlier", "scroll back in time; freezes the screen", None),
+    Key("right", "right", "screen.scroll_time(1)", "later", "scroll on in time", None),
+    Key("left_square_bracket", "[", "screen.step(-1)", "previous step", "mark the step before; freezes the screen", None),
+    Key("right_square_bracket", "[ ]", "screen.step(1)", "step", "mark the next step of the row", 2),
+    Key("plus,equals_sign", "+", "screen.zoom(-1)", "nearer", "fewer milliseconds", None),
+    Key("minus", "+ -", "screen.zoom(1)", "zoom", "more milliseconds", 2),
+    Key("down,j", "down j", "screen.row(1)", "row below", "mark a step of the row below", None),
+    Key("up,k", "up k", "screen.row(-1)", "row above", "mark a step of the row above", None),
+    Key("v", "v", "screen.next_form", "stages/ranks", "a row a stage, or a row a rank", 3),
+    Key("n", "n", "screen.next_group", "next group", "the next replica or ep member, where there are several", 6),
 )
 
 LOGS = (
