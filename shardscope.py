@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from profiles.reader import Profile
     from runtime.run_dir import RunDir
     from telemetry.snapshot import Snapshot
+    from tui.keymap import Keymap
 
 FAILED, USAGE = 1, 2
 LINES_EVERY_S = 2.0
@@ -75,19 +76,101 @@ def bad(words: str) -> typer.Exit:
 
 
 @app.callback(invoke_without_command=True)
-def dashboard(context: typer.Context, run_dir: RunDirOption = None, http: HttpOption = "127.0.0.1:8000") -> None:
+def dashboard(
+    context: typer.Context,
+    run_dir: RunDirOption = None,
+    http: HttpOption = "127.0.0.1:8000",
+    readonly: Annotated[bool, typer.Option("--readonly", help="look, change nothing")] = False,
+    source: Annotated[str, typer.Option(metavar="live|demo", help="demo: a script, without daemon, model or GPU")] = "live",
+    layout: Annotated[str, typer.Option(help="of the demo's deployment")] = "tp2pp2",
+) -> None:
     """The dashboard when no command is given: attaches to the daemon, starts one when there is none."""
     if context.invoked_subcommand is not None:
         return
+    if source == "demo":
+        show_script(layout, readonly)
+        return
+    if source != "live":
+        raise bad(f"--source {source}: it is 'live' or 'demo'")
+    if on_screen():
+        keymap()  # what is wrong with it is said before a daemon is started
+    with told():
+        watch(occupied(run_dir, http), seconds=None, readonly=readonly)
+
+
+def show_script(layout: str, readonly: bool) -> None:
+    from runtime.layout import Layout
+    from tui.demo import DemoSource
+
+    try:
+        script = DemoSource(Layout.parse(layout))
+    except ValueError as error:
+        raise bad(str(error)) from None
+    if not on_screen():
+        print_lines(script.latest())
+        return
+    from tui.app import main as show
+
+    show(script, readonly, keymap=keymap())
+
+
+def occupied(run_dir: Path | None, http: str) -> RunDir:
+    """The daemon's place, where one runs from now on if none did."""
     from runtime.background import DaemonProcess
     from runtime.run_dir import RunDir
 
+    place = RunDir(run_dir)
+    if not place.occupied:
+        daemon = DaemonProcess(run_dir, http, detached=True)
+        say(f"started a daemon, pid {daemon.pid}: it stays when you leave (kill {daemon.pid} stops it)")
+    return place
+
+
+def on_screen() -> bool:
+    """Whether there is a terminal to draw on, or a browser behind `shardscope web`."""
+    return "TEXTUAL_DRIVER" in os.environ or (sys.stdin.isatty() and sys.stdout.isatty())
+
+
+def keymap() -> Keymap:
+    """The user's keys, or a usage error in words."""
+    from tui.app import tables
+    from tui.keymap import KeymapError, read_keymap
+
+    try:
+        return read_keymap(tables())
+    except KeymapError as error:
+        raise bad(str(error)) from None
+
+
+@app.command()
+def keys() -> None:
+    """The dashboard's keys, by the names that the file of your own knows them by."""
+    from tui.app import tables
+    from tui.keymap import listing
+
+    print("\n".join(listing(tables(), keymap())))
+
+
+@app.command()
+def web(
+    host: Annotated[str, typer.Option(help="where to listen")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8001,
+    readonly: Annotated[bool, typer.Option("--readonly", help="look, change nothing")] = False,
+    run_dir: RunDirOption = None,
+    http: HttpOption = "127.0.0.1:8000",
+) -> None:
+    """The same dashboard in a browser. Who reaches the port can do what the dashboard can: there is no password."""
+    from tui.web import Exposed, MissingPackage, serve
+
+    keymap()
     with told():
-        place = RunDir(run_dir)
-        if not place.occupied:
-            daemon = DaemonProcess(run_dir, http, detached=True)
-            say(f"started a daemon, pid {daemon.pid}: it stays when you leave (kill {daemon.pid} stops it)")
-        watch(place, seconds=None)
+        try:
+            serve(host, port, readonly, lambda: occupied(run_dir, http).path, say)
+        except Exposed as error:
+            raise bad(str(error)) from None
+        except MissingPackage as error:
+            say(f"error: {error}")
+            raise typer.Exit(FAILED) from None
 
 
 @app.command()
@@ -335,10 +418,10 @@ def replay(
             figures = command.summary_object(profile)
             print(json.dumps(figures, indent=2) if as_json else "\n".join(command.summary_lines(figures)))
             return
-        if at is None and not as_json and sys.stdin.isatty() and sys.stdout.isatty():
+        if at is None and not as_json and on_screen():
             from tui.app import main as show
 
-            show(ReplaySource(profile))
+            show(ReplaySource(profile), keymap=keymap())
             return
         try:
             moment = profile.seconds if at is None else parse_moment(at)
@@ -448,14 +531,14 @@ def struct_fields(struct: Any) -> dict[str, Any]:
     return msgspec.structs.asdict(struct)
 
 
-def watch(place: RunDir, seconds: float | None, headless: bool = False) -> None:
+def watch(place: RunDir, seconds: float | None, headless: bool = False, readonly: bool = False) -> None:
     """The dashboard; without a terminal, or `headless`, plain lines for so many seconds (None: until somebody ends us)."""
     info = place.info
-    if not headless and info is not None and sys.stdin.isatty() and sys.stdout.isatty():
+    if not headless and info is not None and on_screen():
         from tui.app import main as show
         from tui.source import LiveSource
 
-        show(LiveSource(info.telemetry), run_dir=place.path)
+        show(LiveSource(info.telemetry), readonly, place.path, keymap())
         return
     from runtime.client import ControlClient
 

@@ -83,7 +83,8 @@ def parsed(text: str, tables: Tables) -> Keymap:
     try:
         given = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise KeymapError(str(error)) from None
+        where = re.search(r"at line (\d+)", str(error))
+        raise KeymapError(f"line {where[1] if where else text.count(chr(10)) + 1}: {error}") from None
     names = {key.named(table): key for table, keys in tables.items() for key in keys}
     bound: dict[str, str] = {}
     for table, entries in given.items():
@@ -95,9 +96,24 @@ def parsed(text: str, tables: Tables) -> Keymap:
             at, name = f"line {_line(text, table, action)}", f"{table}.{action}"
             if name not in names:
                 raise KeymapError(f"{at}: there is no action '{name}'{_near(name, names)}")
-            bound[name] = ",".join(_checked(key, at, name) for key in _listed(keys, at, name))
+            mine = ",".join(_checked(key, at, name) for key in _listed(keys, at, name))
+            if mine != names[name].key:
+                bound[name] = mine
     _clashes(bound, tables, text)
     return Keymap(bound)
+
+
+def listing(tables: Tables, keymap: Keymap) -> list[str]:
+    """The file that would change nothing: every action with its keys, what it does beside it."""
+    lines = [f"# {default_path()}"]
+    for table, keys in tables.items():
+        lines += ["", f"[{table}]"]
+        for key in (keymap.applied(table, key) for key in keys):
+            listed = [f'"{each}"' for each in key.key.split(",")]
+            value = listed[0] if len(listed) == 1 else f"[{', '.join(listed)}]"
+            entry = f"{key.named(table).partition('.')[2]} = {value}"
+            lines.append(f"{entry:<44} # {key.help}" if key.help else entry)
+    return lines
 
 
 def _listed(keys: object, at: str, name: str) -> list[str]:

@@ -98,7 +98,7 @@ class Session:
     def obstacle(self, need: str) -> str:
         """Why what a key needs is not there; empty when it is."""
         if need in (STEER, WRITE) and self.readonly:
-            return "the dashboard is read-only"
+            return "this dashboard is read-only; start it without --readonly"
         if need == STEER and self.run_dir is None:
-            return f"there is no daemon to steer, this is the {self.source.name}"
+            return f"there is no daemon behind the {self.source.name}"
         return ""

@@ -15,6 +15,7 @@ from textual.dom import DOMNode
 from textual.message import Message
 from textual.worker import get_current_worker
 
+from tui.keys import STEER
 from tui.session import Session
 
 if TYPE_CHECKING:
@@ -48,11 +49,7 @@ class Told(Message):
 
 def refusal(session: Session) -> str:
     """Why nothing can be ordered from here; empty when it can."""
-    if session.readonly:
-        return "this dashboard is read-only; start it without --readonly"
-    if session.run_dir is None:
-        return f"there is no daemon behind the {session.source.name}"
-    return ""
+    return session.obstacle(STEER)
 
 
 class Steering:
