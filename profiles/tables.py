@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType, UnionType
-from typing import Any, NamedTuple, Protocol, Self, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, Protocol, Self, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -163,7 +163,7 @@ def _fields(kind: type[Record], *left_out: str) -> Columns:
 
 
 def _kind(hint: Any) -> type:
-    if get_origin(hint) is UnionType:
+    if get_origin(hint) in (Union, UnionType):
         return next(_kind(each) for each in get_args(hint) if each is not type(None))
     return hint if hint in (int, float, bool) else str
 
