@@ -1,6 +1,7 @@
 """Our engine beside its peers and beside the machine's limits, in one run, as ratios.
 
     python bench/engine.py MODEL [--layouts tp1,tp2,pp2] [--concurrency 1,8,32] [--rounds 3] [--vllm PYTHON]
+        [--openvino PYTHON --openvino-model DIR]
 
 Every engine runs in a process of its own, and the engines take turns, round by round: a machine that drifts slows all of them.
 The same random prompts for all, greedy, end tokens ignored, all submitted at once. Medians over rounds.
@@ -15,6 +16,7 @@ The same random prompts for all, greedy, end tokens ignored, all submitted at on
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -23,6 +25,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -113,11 +117,42 @@ class Vllm:
         return [out.metrics.first_token_latency for out in outs], total
 
 
+class OpenVino:
+    """A model exported by optimum, run by openvino-genai in bfloat16, keys and values too."""
+
+    def __init__(self, model: str) -> None:
+        import openvino as ov
+        import openvino_genai as genai
+
+        scheduler = genai.SchedulerConfig()
+        scheduler.cache_size = 2
+        properties = {"INFERENCE_PRECISION_HINT": "bf16", "KV_CACHE_PRECISION": ov.Type.bf16}
+        self.pipeline = genai.ContinuousBatchingPipeline(model, scheduler, "CPU", properties)
+        self.params = lambda new: genai.GenerationConfig(max_new_tokens=new, min_new_tokens=new, ignore_eos=True, do_sample=False)
+        self.tensor = lambda ids: ov.Tensor(np.array([ids], dtype=np.int64))
+        self.requests = itertools.count()
+
+    def run(self, batch: list[list[int]], new: int) -> tuple[list[float], float]:
+        start = time.perf_counter()
+        params = self.params(new)
+        handles = {i: self.pipeline.add_request(next(self.requests), self.tensor(ids), params) for i, ids in enumerate(batch)}
+        first: dict[int, float] = {}
+        while self.pipeline.has_non_finished_requests():
+            self.pipeline.step()
+            for i, handle in handles.items():
+                while handle.can_read():
+                    handle.read()
+                    first.setdefault(i, time.perf_counter() - start)
+        return list(first.values()), time.perf_counter() - start
+
+
 def make(engine: str, model: str):
     if engine == "transformers":
         return Transformers(model)
     if engine == "vllm":
         return Vllm(model)
+    if engine == "openvino":
+        return OpenVino(model)
     return Ours(model, engine)
 
 
@@ -201,8 +236,9 @@ def measure(
     for _ in range(args.rounds):
         machine.append(limits())
         for engine in engines:
-            python = args.vllm if engine == "vllm" else sys.executable
-            command = [python, __file__, args.model, "--worker", engine, "--concurrency", counts, "--vocab", str(vocab)]
+            python = {"vllm": args.vllm, "openvino": args.openvino}.get(engine) or sys.executable
+            model = args.openvino_model if engine == "openvino" else args.model
+            command = [python, __file__, model, "--worker", engine, "--concurrency", counts, "--vocab", str(vocab)]
             done = subprocess.run(command, input="go\n", text=True, capture_output=True)
             lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
             if len(lines) != 2:
@@ -220,6 +256,8 @@ def main() -> None:
     parser.add_argument("--concurrency", default="1,8,32", type=lambda text: [int(each) for each in text.split(",")])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--vllm", help="a Python interpreter that can import vllm")
+    parser.add_argument("--openvino", help="a Python interpreter that can import openvino_genai")
+    parser.add_argument("--openvino-model", help="what `optimum-cli export openvino` made of MODEL")
     parser.add_argument("--no-transformers", action="store_true")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--vocab", type=int, help=argparse.SUPPRESS)
@@ -232,6 +270,7 @@ def main() -> None:
     shape = read_shape(Path(args.model))
     ours = args.layouts.split(",")
     peers = ([] if args.no_transformers else ["transformers"]) + (["vllm"] if args.vllm else [])
+    peers += ["openvino"] if args.openvino else []
     rounds, loads, machine = measure(args, [*peers, *ours], shape.vocab_size)
     limit = {key: statistics.median(each[key] for each in machine) for key in ("read", "gemm")}
 
