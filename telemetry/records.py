@@ -204,7 +204,7 @@ class DeviceRecord(Struct, frozen=True, tag="device"):
     sm_clock_mhz: int | None = None
     memory_clock_mhz: int | None = None
     power_limit_w: float | None = None
-    throttle: list[str] | None = None  # reasons now at work, in NVML's words; empty: none
+    throttle: list[str] | None = None  # reasons now at work, in nvidia-smi's words; empty: none
     ecc_corrected: int | None = None  # counters since the driver was loaded
     ecc_uncorrected: int | None = None
     xid: int | None = None  # the last one, 0: none since this process looks
