@@ -5,10 +5,10 @@ from msgspec.structs import replace
 from runtime.layout import Layout
 from tui import keys
 from tui.demo import script
+from tui.view.columns import MARK
 from tui.view.line import text
 from tui.view.options import Feed, Options
 from tui.view.overview import overview
-from tui.view.ranks import MARK
 
 LOADING, STEADY, STRAGGLER, QUIET, RELAUNCH, FAILED = 4.0, 24.0, 45.0, 78.0, 113.0, 155.0
 MOMENTS = (0.0, LOADING, STEADY, STRAGGLER, QUIET, RELAUNCH, FAILED)

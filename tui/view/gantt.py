@@ -6,10 +6,10 @@ from itertools import groupby
 from typing import NamedTuple
 
 from telemetry.records import StepRecord
+from tui.view.columns import MARK
 from tui.view.lanes import BUBBLE, DECODE, HOST, IDLE, MIXED, PREFILL, RECV, SAMPLE, SEND, Lane
 from tui.view.line import Line, Span
 
-MARK = "▸"
 UNKNOWN = "~"  # after a rank's last step that is over
 _LOOKS = {  # how a stretch is filled, and its role
     PREFILL: ("▓", "kv"),

@@ -11,6 +11,7 @@ from telemetry.records import StepRecord
 from telemetry.snapshot import DeploymentView, RankView, Snapshot
 from tui.keys import Key
 from tui.view.bars import history
+from tui.view.columns import MARK
 from tui.view.figures import UNAVAILABLE, age, milliseconds, percent
 from tui.view.frame import Frame
 from tui.view.gantt import LEGEND, Window, axis, drawn
@@ -261,7 +262,7 @@ def _lane(lane: Lane, shown: Scene, here: bool, left: int, middle: int, high: in
     marked = shown.marked if here else None
     rows = []
     for y in range(high):
-        name = fit((Span("▸" if here else " ", "accent"), Span(lane.title, "title")), left) if y == 0 else (Span(" " * left),)
+        name = fit((Span(MARK if here else " ", "accent"), Span(lane.title, "title")), left) if y == 0 else (Span(" " * left),)
         end = line(figures) if y == 0 else BLANK
         rows.append((*name, *drawn(lane, shown.window, middle, marked, named=y == 0), *end))
     return rows

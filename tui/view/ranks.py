@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from telemetry.snapshot import DeploymentView, RankView
+from tui.view.filters import passes
 from tui.view.options import Options, chosen_rank
 
 _FIGURES: dict[str, Callable[[RankView], float | None]] = {
@@ -20,9 +21,6 @@ _FIGURES: dict[str, Callable[[RankView], float | None]] = {
 }
 SORTS = tuple(_FIGURES)
 FILTER_HELP = "r3  p1  t0  cuda:2  READY  util>80  bubble>10  (all must hold)"
-MARK = "▸"  # of the rank that keys go to
-
-_COMPARISON = re.compile(r"([a-z/-]+)([<>])(\d+(?:\.\d+)?)")
 
 
 def grouped(ranks: Iterable[RankView], *axes: str) -> list[list[RankView]]:
@@ -96,12 +94,4 @@ def matches(rank: RankView, expression: str) -> bool:
     """Every word of the expression holds: a comparison of a figure, or the beginning of one of the rank's names."""
     info = rank.info
     names = [f"r{info.rank}", f"d{info.dp}", f"p{info.pp}", f"e{info.ep}", f"t{info.tp}", info.device.lower(), rank.state.lower()]
-    for word in expression.lower().split():
-        comparison = _COMPARISON.fullmatch(word)
-        if comparison and comparison[1] in _FIGURES:
-            value, limit = _FIGURES[comparison[1]](rank), float(comparison[3])
-            if value is None or (value <= limit if comparison[2] == ">" else value >= limit):
-                return False
-        elif word not in names and not (word.isalpha() and any(name.startswith(word) for name in names)):
-            return False
-    return True
+    return passes(expression, names, {name: partial(figure, rank) for name, figure in _FIGURES.items()})

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from telemetry.snapshot import DeploymentView, RankView
 from tui.view import cells
 from tui.view.bars import history
+from tui.view.columns import Column, fitting, row, titles
 from tui.view.figures import UNAVAILABLE, milliseconds, percent, short
 from tui.view.heading import state
 from tui.view.line import Line, Span, clean, crop, fit, joined, line, rule
 from tui.view.options import Options, chosen_rank
-from tui.view.ranks import MARK, arranged, opens, place
+from tui.view.ranks import arranged, opens, place
 
-_GAP = 2
 _SIDE_BY_SIDE = 79  # the width that two tables beside each other must have each
-
-
-class _Column(NamedTuple):
-    title: str
-    sort: str  # the figure that the column shows
-    width: int
-    drop: int  # the highest goes first
-    draw: Callable[[RankView, int], Line]
-    align: str = ">"
-    grows: int = 0  # up to this width, when there is room
 
 
 class Table(NamedTuple):
@@ -41,16 +31,16 @@ def table(deployment: DeploymentView, second: int, options: Options, columns: in
     ranks = arranged(deployment.ranks, options.filter, options.sort)
     count = max(1, min(columns // _SIDE_BY_SIDE, -(-len(ranks) // max(1, rows))))
     each = columns // count
-    chosen = _fitting(_columns(deployment, second, options), each)
+    chosen = fitting(_columns(deployment, second, options), each)
     high = -(-len(ranks) // count)
     stripes = [ranks[i * high : (i + 1) * high] for i in range(count)]
-    head = joined(fit(_titles(chosen, options), each) for _ in range(count))
+    head = joined(fit(titles(chosen, options.sort), each) for _ in range(count))
     marked = chosen_rank(deployment, options)
 
-    def row(stripe: Sequence[RankView], y: int) -> Line:
-        return _row(chosen, stripe[y], stripe[y] is marked) if y < len(stripe) else ()
+    def cell(stripe: Sequence[RankView], y: int) -> Line:
+        return row(chosen, stripe[y], stripe[y] is marked) if y < len(stripe) else ()
 
-    body = [crop(joined(fit(row(stripe, y), each) for stripe in stripes), columns) for y in range(high)]
+    body = [crop(joined(fit(cell(stripe, y), each) for stripe in stripes), columns) for y in range(high)]
     at = ranks.index(marked) % high if marked in ranks else 0
     return Table([_heading(deployment, ranks, options, columns), crop(head, columns)], body, (at, at + 1))
 
@@ -67,60 +57,26 @@ def _heading(deployment: DeploymentView, shown: Sequence[RankView], options: Opt
     return rule(tuple(left), line(right, "dim"), columns)
 
 
-def _columns(deployment: DeploymentView, second: int, options: Options) -> list[_Column]:
+def _columns(deployment: DeploymentView, second: int, options: Options) -> list[Column[RankView]]:
     where = {rank.info.rank: place(deployment, rank) for rank in deployment.ranks}
     longest = max((len(text) for text in where.values()), default=0)
     states = max((len(rank.state) + 2 for rank in deployment.ranks), default=0)
     uniform = all(rank.state == deployment.state for rank in deployment.ranks)
     devices = max((len(rank.info.device) for rank in deployment.ranks), default=0)
-    shown = [
-        _Column("rank", "rank", 4, 0, lambda r, w: line(f"r{r.info.rank}", "title", opens(r)), "<"),
-        _Column("place" if longest >= 5 else "at", "", longest, 1, lambda r, w: line(where[r.info.rank]), "<"),
-        _Column("state", "", states, 20 if uniform else 1, lambda r, w: (state(r.state),), "<"),
-        _Column("device", "", max(6, devices), 9, lambda r, w: line(clean(r.info.device)), "<"),
-        _Column("util", "util", 4, 0, lambda r, w: line(percent(r.util), "bold")),
-        _Column("60 s", "", 8, 3, lambda r, w: line(history(r.util_history, w, 1, 100.0, second)[0], "graph"), "<", 60),
-        _Column("bubble", "bubble", 6, 0, lambda r, w: cells.bubble(r)),
-        _Column("reduce ms", "all-reduce", 9, 1, lambda r, w: cells.allreduce(r)),
-        _Column("step ms", "step", 7, 5, lambda r, w: line(milliseconds(r.step_ms))),
-        _Column("tok/s", "tok/s", 6, 2, lambda r, w: line(short(r.tokens_per_s))),
-        _Column("memory", "memory", 11, 1, lambda r, w: line(cells.memory_text(r.memory, options.units))),
-        _Column("", "", 8, 6, lambda r, w: cells.memory_gauge(r.memory, w), "<", 24),
-        _Column("watt", "", 4, 11, lambda r, w: line(short(r.power_w))),
-        _Column("deg C", "", 5, 12, lambda r, w: line(UNAVAILABLE if r.temperature_c is None else f"{r.temperature_c:.0f}")),
+    shown: list[Column[RankView]] = [
+        Column("rank", "rank", 4, 0, lambda r, w: line(f"r{r.info.rank}", "title", opens(r)), "<"),
+        Column("place" if longest >= 5 else "at", "", longest, 1, lambda r, w: line(where[r.info.rank]), "<"),
+        Column("state", "", states, 20 if uniform else 1, lambda r, w: (state(r.state),), "<"),
+        Column("device", "", max(6, devices), 9, lambda r, w: line(clean(r.info.device)), "<"),
+        Column("util", "util", 4, 0, lambda r, w: line(percent(r.util), "bold")),
+        Column("60 s", "", 8, 3, lambda r, w: line(history(r.util_history, w, 1, 100.0, second)[0], "graph"), "<", 60),
+        Column("bubble", "bubble", 6, 0, lambda r, w: cells.bubble(r)),
+        Column("reduce ms", "all-reduce", 9, 1, lambda r, w: cells.allreduce(r)),
+        Column("step ms", "step", 7, 5, lambda r, w: line(milliseconds(r.step_ms))),
+        Column("tok/s", "tok/s", 6, 2, lambda r, w: line(short(r.tokens_per_s))),
+        Column("memory", "memory", 11, 1, lambda r, w: line(cells.memory_text(r.memory, options.units))),
+        Column("", "", 8, 6, lambda r, w: cells.memory_gauge(r.memory, w), "<", 24),
+        Column("watt", "", 4, 11, lambda r, w: line(short(r.power_w))),
+        Column("deg C", "", 5, 12, lambda r, w: line(UNAVAILABLE if r.temperature_c is None else f"{r.temperature_c:.0f}")),
     ]
     return [column for column in shown if column.width]
-
-
-def _fitting(columns: list[_Column], room: int) -> list[_Column]:
-    """The columns that fit, those that can use it grown by what is left."""
-    kept = list(columns)
-    while len(kept) > 1 and _total(kept) > room:
-        kept.remove(max(kept, key=lambda column: column.drop))
-    for i, column in enumerate(kept):
-        spare = room - _total(kept)
-        if column.grows and spare > 0:
-            share = spare if not any(later.grows for later in kept[i + 1 :]) else spare * 2 // 3
-            kept[i] = column._replace(width=min(column.grows, column.width + share))
-    return kept
-
-
-def _total(columns: Sequence[_Column]) -> int:
-    return 1 + sum(column.width + _GAP for column in columns)
-
-
-def _titles(columns: Sequence[_Column], options: Options) -> Line:
-    spans: list[Span] = [Span(" ")]
-    for column in columns:
-        role = "accent" if column.sort and column.sort == options.sort else "dim"
-        spans.extend(fit(line(column.title, role), column.width, column.align))
-        spans.append(Span(" " * _GAP))
-    return tuple(spans)
-
-
-def _row(columns: Sequence[_Column], rank: RankView, marked: bool) -> Line:
-    spans: list[Span] = [Span(MARK if marked else " ", "accent")]
-    for column in columns:
-        spans.extend(fit(column.draw(rank, column.width), column.width, column.align))
-        spans.append(Span(" " * _GAP))
-    return tuple(spans)
