@@ -14,6 +14,7 @@ from profiles.report import RecordingReport
 from runtime.layout import Layout
 from telemetry.snapshot import Snapshot
 
+ROLLING_BACK = "rolling back"
 MAX_REQUEST = 1 << 20  # bytes; a peer that sends more is disconnected
 
 
@@ -81,7 +82,8 @@ class DaemonInfo(Struct, frozen=True):
 
 class Progress(Struct, frozen=True, tag="progress"):
     """Of a start or a reconfiguration. `share`: from 0 to 1, of the phase; None: not known. `loaded`, `to_load`: bytes of all
-    ranks, while they load. `phase_ns`: when the phase began, by `time.perf_counter_ns`.
+    ranks, while they load. `phase_ns`: when the phase began, by `time.perf_counter_ns`. `reason`: what is changed, or why it is
+    taken back, which begins with ROLLING_BACK.
     """
 
     state: str
@@ -91,6 +93,7 @@ class Progress(Struct, frozen=True, tag="progress"):
     loaded: int | None = None
     to_load: int | None = None
     phase_ns: int | None = None
+    reason: str = ""
 
 
 class Outcome(StrEnum):

@@ -297,7 +297,7 @@ class _Server(uvicorn.Server):
 
 def _progress(record: DeploymentRecord) -> Progress:
     r = record
-    return Progress(r.state, r.generation, r.phase, r.progress, r.loaded, r.to_load, r.phase_ns)
+    return Progress(r.state, r.generation, r.phase, r.progress, r.loaded, r.to_load, r.phase_ns, r.reason)
 
 
 def _words(error: Exception) -> str:

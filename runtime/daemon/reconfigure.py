@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from runtime.checkpoint.config import ModelShape
-from runtime.control import Changed, Outcome, PhaseTime
+from runtime.control import ROLLING_BACK, Changed, Outcome, PhaseTime
 from runtime.daemon.launcher import RankGroup
 from runtime.daemon.settle import LaunchRefused, Machine, Placement, settle
 from runtime.daemon.state import DRAIN, LOAD, REPLAY, STOP, WARM_UP
@@ -50,7 +50,7 @@ class Change:
     @property
     def reason(self) -> str:
         """What the deployment is at, for its record."""
-        return f"rolling back to {self._old.spec.layout}: {self.cause}" if self.back else str(self)
+        return f"{ROLLING_BACK} to {self._old.spec.layout}: {self.cause}" if self.back else str(self)
 
     def turn(self, cause: str) -> bool:
         """The present generation is over, because of `cause`; empty: as planned. False: that was the way back."""
