@@ -63,7 +63,7 @@ class Dashboard(App[None]):
         self.session.source.start()
 
     def on_unmount(self) -> None:
-        self.session.source.close()
+        self.session.close()
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         for key in self._keys(screen):
@@ -178,7 +178,7 @@ class Dashboard(App[None]):
 def tables() -> dict[str, tuple[keys.Key, ...]]:
     """Every key table by the name that it has in the user's key map."""
     own = {screen.TABLE: screen.KEYS for screen in (*SCREENS.values(), *OVERLAYS.values())}
-    return {"app": keys.APP, "view": keys.VIEW, **own}
+    return {"app": keys.APP, "view": keys.VIEW, "replay": (*keys.REPLAY, *keys.REPLAY_ELSEWHERE), **own}
 
 
 def main(source: Source, readonly: bool = False, run_dir: Path | None = None, keymap: Keymap | None = None) -> None:

@@ -113,6 +113,26 @@ PIPELINE = (
     Key("n", "n", "screen.next_group", "next group", "the next replica or ep member, where there are several", 6),
 )
 
+REPLAY = (  # under every screen of a replay, and before its own
+    Key("space", "space", "app.pause", "play/pause", "let the recording play, or stand still", 1),
+    Key("L", "L", "screen.replay_leave", "leave", "back from the replay to what was shown before", 2),
+    Key("comma", ",", "screen.replay_skip(-10)", "10 s back", "ten seconds back", None),
+    Key("full_stop", ", .", "screen.replay_skip(10)", "10 s", "ten seconds on", 3),
+    Key("g", "g", "screen.replay_go_to", "go to", "to a time that you type, MM:SS; a click on the bar goes there, too", 3),
+    Key("m", "m", "screen.replay_mark", "mark", "mark this moment; the same again takes the mark away", 4),
+    Key("less_than_sign", "<", "screen.replay_jump(-1)", "previous event", "to the event or mark before", None),
+    Key("greater_than_sign", "< >", "screen.replay_jump(1)", "event", "to the next event or mark", 4),
+    Key("home", "home", "screen.replay_edge(False)", "beginning", "to the beginning", None),
+    Key("end", "end", "screen.replay_edge(True)", "end", "to the end", None),
+)
+
+REPLAY_ELSEWHERE = (  # on screens that have no use of their own for the key
+    Key("left_square_bracket", "[", "screen.replay_step(-1)", "frame back", "a quarter of a second back, and stand still", None),
+    Key("right_square_bracket", "[ ]", "screen.replay_step(1)", "frame", "a quarter of a second on, and stand still", 5),
+    Key("minus", "-", "screen.replay_faster(-1)", "slower", "half as fast, down to 0.25x", None),
+    Key("plus,equals_sign", "+ -", "screen.replay_faster(1)", "speed", "twice as fast, up to 16x", 3),
+)
+
 LOGS = (
     Key("escape", "esc", "app.back", "close", "back to the screen", 1),
     Key("left_square_bracket,left", "[", "screen.step_rank(-1)", "previous log", "the previous rank's log, or that of all", None),

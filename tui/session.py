@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from profiles.replay import ReplaySource
 from telemetry.records import StepRecord
 from telemetry.snapshot import Snapshot
 from tui.keymap import Keymap
@@ -25,7 +26,7 @@ class _Pause:
 
 
 class Session:
-    """A pause holds the snapshot that is shown; the source goes on and its age with it."""
+    """A pause holds the snapshot that is shown; the source goes on and its age with it. To pause a replay is to stop its clock."""
 
     def __init__(
         self,
@@ -37,16 +38,60 @@ class Session:
     ) -> None:
         self.source = source
         self.readonly = readonly
-        self.run_dir = run_dir  # of the daemon that may be steered; None: nothing to steer
+        self.home = run_dir  # of the daemon behind the source that is shown first
         self.options = Options()
         self.proposal: dict[str, Any] = {}  # fields of a spec that the deploy screen shall begin with
         self._keymap = keymap or Keymap()
         self._clock = clock
         self._pause: _Pause | None = None
         self._log: Logs | None = None
+        self._left: Source | None = None  # what a replay is shown in place of
+
+    @property
+    def run_dir(self) -> Path | None:
+        """Of the daemon that may be steered; `None`: nothing to steer, as in a replay."""
+        return None if self.replay else self.home
+
+    @property
+    def replay(self) -> ReplaySource | None:
+        """What is shown, if it is a recording."""
+        return self.source if isinstance(self.source, ReplaySource) else None
+
+    @property
+    def can_leave(self) -> bool:
+        """Whether there is something behind the replay to go back to."""
+        return self._left is not None
+
+    def enter(self, replay: ReplaySource) -> None:
+        """Show a recording in place of what is shown; the first source goes on unseen."""
+        if self._left is None:
+            self._left = self.source
+        else:
+            self.source.close()
+        self._turn_to(replay)
+        replay.start()
+
+    def leave(self) -> None:
+        """Back to the first source."""
+        if self._left is not None:
+            self.source.close()
+            self._turn_to(self._left)
+            self._left = None
+
+    def close(self) -> None:
+        """End what is shown and what is not."""
+        for source in (self.source, self._left):
+            if source is not None:
+                source.close()
+
+    def _turn_to(self, source: Source) -> None:
+        self.source, self._pause, self._log = source, None, None
 
     def look(self) -> tuple[Snapshot | None, Feed]:
         """What to show now, and what is known of it."""
+        if replay := self.replay:
+            paused_s = None if replay.playing else 0.0
+            return replay.latest(), Feed(replay.name, replay.age(), replay.problem, paused_s, self.readonly, replay=True)
         paused_s = self._clock() - self._pause.since if self._pause else None
         snapshot = self._pause.snapshot if self._pause else self.source.latest()
         return snapshot, Feed(self.source.name, self.source.age(), self.source.problem, paused_s, self.readonly)
@@ -56,6 +101,9 @@ class Session:
         return self._pause.timelines.get(deployment, ()) if self._pause else self._timeline(deployment)
 
     def pause_or_resume(self) -> None:
+        if self.replay:
+            self.replay.toggle()
+            return
         if self._pause:
             self._pause = None
             return

@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("names", nargs="*", default=list(SAMPLES), metavar="NAME", help=", ".join(SAMPLES))
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     for name in options.names:
         path = options.out / f"{name}.mcap"
         path.unlink(missing_ok=True)

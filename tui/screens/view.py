@@ -7,21 +7,22 @@ from typing import Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding
-from textual.screen import Screen
 
 from tui import keys
 from tui.keys import Key
+from tui.screens.replaying import Replaying
 from tui.session import Session
 from tui.view.frame import Frame
 from tui.view.line import text
 from tui.view.manual import Glossary
 from tui.view.options import neighbour
 from tui.widgets.lines import Lines
+from tui.widgets.seekbar import SeekBar
 
 REDRAW_S = 0.25
 
 
-class View(Screen[None]):
+class View(Replaying):
     """A screen: `frame` says what is drawn, `KEYS` which keys it has beside everybody's, `GLOSSARY` what its figures mean.
 
     `TABLE` names its keys in the user's key map; from the class's name unless it is given. A screen that has widgets of its own
@@ -39,18 +40,21 @@ class View(Screen[None]):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         cls.TABLE = cls.__dict__.get("TABLE") or cls.__name__.removesuffix("Screen").lower()
-        cls.BINDINGS = [*bindings(cls.TABLE, cls.KEYS), *bindings("view", keys.VIEW)]
+        tables = (("replay", keys.REPLAY), (cls.TABLE, cls.KEYS), ("replay", keys.REPLAY_ELSEWHERE), ("view", keys.VIEW))
+        cls.BINDINGS = [binding for table, own in tables for binding in bindings(table, own)]
         super().__init_subclass__(**kwargs)
 
     def __init__(self, session: Session) -> None:
         super().__init__()
         self.session = session
         self._parts = {name: Lines(id=name) for name in ("head", "body", "panels", "foot")}
+        self._seek_bar = SeekBar()
         self._in_sight: tuple[int, int] | None = None
 
     def compose(self) -> ComposeResult:
         yield self._parts["head"]
         yield from self.middle()
+        yield self._seek_bar
         yield self._parts["foot"]
 
     def middle(self) -> ComposeResult:
@@ -67,10 +71,15 @@ class View(Screen[None]):
 
     def all_keys(self) -> tuple[Key, ...]:
         """As the user has mapped them, with the word why for those that are off."""
-        offered = self.session.offered(((self.TABLE, self.KEYS), ("view", keys.VIEW), ("app", keys.APP)))
+        tables: list[tuple[str, tuple[Key, ...]]] = [(self.TABLE, self.KEYS), ("view", keys.VIEW), ("app", keys.APP)]
+        if self.session.replay:
+            tables[0:1] = [("replay", keys.REPLAY), (self.TABLE, self.KEYS), ("replay", keys.REPLAY_ELSEWHERE)]
+        offered = self.session.offered(tables)
         return tuple(key._replace(here=key.action == f"app.switch_mode('{self.TABLE}')") for key in offered)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action.startswith("replay_") and self.session.replay is None:
+            return False
         return self.session.allows(action, self.KEYS) and super().check_action(action, parameters)
 
     def on_mount(self) -> None:
@@ -86,9 +95,10 @@ class View(Screen[None]):
         if not self.is_current or not self.size.width:
             return
         columns = max(1, self.size.width - 1)  # the last one is the scroll bar's
-        frame = self.frame(columns, self.size.height)
+        rows = self.size.height - self._seek_bar.place(self.place_of_replay(), columns, self.size.height)
+        frame = self.frame(columns, rows)
         if self.session.options.maximised and frame.panels:
-            frame = self.frame(columns, self.size.height + len(frame.panels)).without_panels()
+            frame = self.frame(columns, rows + len(frame.panels)).without_panels()
         for name, lines in (("head", frame.head), ("body", frame.body), ("panels", frame.panels), ("foot", frame.foot)):
             part = self._parts[name]
             if name != "body":

@@ -69,6 +69,8 @@ def _facts(deployment: DeploymentView, longest: int) -> list[Part]:
 def _provenance(feed: Feed, brief: bool) -> Line:
     """Which source, and how old what it shows is; the brief form says what is unusual, else the source."""
     name = clean(feed.source)
+    if feed.replay:
+        return line(name, "accent")
     unusual = ""
     if feed.paused_s is not None:
         unusual = f"PAUSED {age(feed.paused_s)}"

@@ -29,6 +29,7 @@ class Feed:
     problem: str = ""
     paused_s: float | None = None  # since the screen was frozen; the source goes on
     readonly: bool = False
+    replay: bool = False  # it is a recording, which has no age, and a line of its own for where it is
 
     @property
     def stale(self) -> bool:
