@@ -16,6 +16,7 @@ from textual.screen import Screen
 from tui import keys
 from tui.clipboard import clipped
 from tui.keymap import Keymap
+from tui.screens.collectives import CollectivesScreen
 from tui.screens.events import EventsScreen
 from tui.screens.help import HelpScreen
 from tui.screens.logs import LogsScreen
@@ -35,6 +36,7 @@ SCREENS: dict[str, type[View]] = {  # by the names of `keys.SCREENS`
     "overview": OverviewScreen,
     "rank": RankScreen,
     "pipeline": PipelineScreen,
+    "collectives": CollectivesScreen,
 }
 OVERLAYS: dict[str, type[View]] = {"logs": LogsScreen, "events": EventsScreen}  # over any of them, until closed
 

@@ -46,6 +46,7 @@ SCREENS = (  # a number key a screen; `name` is its mode
         "pipeline",
         Key("3", "3", "app.switch_mode('pipeline')", "Pipeline", "what each stage does when: micro-batches, bubbles", 4),
     ),
+    ("collectives", Key("4", "4", "app.switch_mode('collectives')", "Collectives", "by op, size: speed, waits, who is late", 4)),
 )
 
 APP = (
@@ -131,6 +132,12 @@ REPLAY_ELSEWHERE = (  # on screens that have no use of their own for the key
     Key("right_square_bracket", "[ ]", "screen.replay_step(1)", "frame", "a quarter of a second on, and stand still", 5),
     Key("minus", "-", "screen.replay_faster(-1)", "slower", "half as fast, down to 0.25x", None),
     Key("plus,equals_sign", "+ -", "screen.replay_faster(1)", "speed", "twice as fast, up to 16x", 3),
+)
+
+COLLECTIVES = (
+    Key("s", "s", "screen.next_sort", "sort", "next figure to sort by, greatest first", 3),
+    Key("slash", "/", "screen.filter", "filter", "show only the collectives that match", 2),
+    Key("escape", "esc", "screen.clear_filter", "clear filter", "show all again", None),
 )
 
 LOGS = (

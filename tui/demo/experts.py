@@ -9,6 +9,7 @@ from runtime.layout import expert_owners
 from telemetry.snapshot import ExpertsView
 
 LAYERS, EXPERTS, TOP_K = 48, 128, 8
+FAN_OUT = 2  # members of the ep axis that a token's hidden state goes to, about
 _HOT_LAYERS = range(28, 34)
 _HOT = 70  # this expert, in those layers
 _NEIGHBOURS = range(64, 80)  # in the crowd, in all layers

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from functools import lru_cache
 from statistics import fmean
 
+from runtime.layout import Layout
 from telemetry.formulas import bubble_steady_decode, bus_bandwidth
 from telemetry.snapshot import CollectiveView, EngineView, ExpertsView
 from tui.demo import story
-from tui.demo.experts import TOP_K, experts_view
+from tui.demo.experts import FAN_OUT, experts_view
 from tui.demo.pace import CHUNK, HIDDEN, PREFILL_VOLUME, PREFILL_WORK, SEND_MS, Pace, all_reduces, all_to_alls, paces
 from tui.demo.schedule import MOST_RUNNING, Script, Second, micro_batches, second_of, window
 
@@ -111,7 +112,7 @@ def _tp(script: Script, done: Second, found: tuple[Pace, ...]) -> Iterator[Colle
         if calls:
             waits = [1e3 * work * pace.tp_wait / calls for pace in found]
             transfer = 1e3 * volume * found[0].tp_transfer / calls
-            yield _row("tp", "all_reduce", script.layout.tp, calls * steps, tokens * HIDDEN * 2, waits, transfer)
+            yield _row(script.layout, "tp", "all_reduce", script.layout.tp, calls * steps, tokens * HIDDEN * 2, waits, transfer)
 
 
 def _ep(script: Script, done: Second, found: tuple[Pace, ...]) -> Iterator[CollectiveView]:
@@ -120,19 +121,24 @@ def _ep(script: Script, done: Second, found: tuple[Pace, ...]) -> Iterator[Colle
         if calls:
             waits = [1e3 * work * pace.ep_wait / calls for pace in found]
             transfer = 1e3 * volume * found[0].ep_transfer / calls
-            size = tokens * HIDDEN * 2 * TOP_K * script.layout.ep
-            yield _row("ep", "all_to_all", script.layout.ep, calls * steps, size, waits, transfer)
+            size = tokens * HIDDEN * 2 * FAN_OUT * script.layout.ep
+            yield _row(script.layout, "ep", "all_to_all", script.layout.ep, calls * steps, size, waits, transfer)
 
 
 def _pp(script: Script, done: Second, found: tuple[Pace, ...]) -> Iterator[CollectiveView]:
     for steps, tokens, _, volume in _kinds(done):
         if script.layout.pp > 1:
-            yield _row("pp", "send", 2, steps, tokens * HIDDEN * 2, [0.0] * len(found), 1e3 * SEND_MS * volume)
+            yield _row(script.layout, "pp", "send", 2, steps, tokens * HIDDEN * 2, [0.0] * len(found), 1e3 * SEND_MS * volume)
 
 
-def _row(axis: str, op: str, members: int, rate: float, size: float, waits: list[float], transfer: float) -> CollectiveView:
-    late = max(waits) - min(waits)
-    straggler = waits.index(min(waits)) if late > transfer / 4 else None
+def _row(
+    layout: Layout, axis: str, op: str, members: int, rate: float, size: float, waits: list[float], transfer: float
+) -> CollectiveView:
+    groups = {layout.group(rank, axis) for rank in range(layout.world_size)}
+    found = {rank: fmean(waits[peer] for peer in group if peer != rank) - waits[rank] for group in groups for rank in group}
+    last = max(found, key=lambda rank: (found[rank], rank))
+    late = found[last]
+    straggler = last if late > transfer / 4 else None
     return CollectiveView(
         axis=axis,
         op=op,

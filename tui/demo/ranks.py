@@ -9,6 +9,7 @@ from typing import Any
 from telemetry.records import DeviceRecord, RankInfo
 from telemetry.snapshot import AxisView, MemoryView, RankView, TimeSplit
 from tui.demo import story
+from tui.demo.experts import FAN_OUT
 from tui.demo.figures import expert_tokens
 from tui.demo.pace import HIDDEN, LAYERS, Pace, all_reduces, all_to_alls, paces
 from tui.demo.schedule import Script, Second, second_of, window
@@ -113,7 +114,7 @@ def _axes(script: Script, second: int, rank: int, done: Second, pace: Pace) -> d
         found["tp"] = AxisView(calls, calls * message, work * pace.tp_wait, volume * pace.tp_transfer, late("tp"))
     if layout.ep > 1:
         calls = all_to_alls(layout)
-        found["ep"] = AxisView(calls, calls * message * 8, work * pace.ep_wait, volume * pace.ep_transfer, late("ep"))
+        found["ep"] = AxisView(calls, calls * message * FAN_OUT, work * pace.ep_wait, volume * pace.ep_transfer, late("ep"))
     if pace.send:
         found["pp"] = AxisView(1, message, 0.0, pace.send)
     return found

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from telemetry.records import AxisTime, Phase, StepRecord
 from tui.demo import story
-from tui.demo.experts import TOP_K
+from tui.demo.experts import FAN_OUT
 from tui.demo.pace import HIDDEN, Pace, all_reduces, all_to_alls, paces
 from tui.demo.schedule import EPOCH_S, Job, Script, jobs
 
@@ -54,7 +54,7 @@ def _record(script: Script, job: Job, rank: int, pace: Pace, generation: int, lo
     tp, ep = all_reduces(layout), all_to_alls(layout)
     kinds = (
         ("tp", tp, tp * message, job.work * pace.tp_wait, job.volume * pace.tp_transfer),
-        ("ep", ep, ep * message * TOP_K, job.work * pace.ep_wait, job.volume * pace.ep_transfer),
+        ("ep", ep, ep * message * FAN_OUT, job.work * pace.ep_wait, job.volume * pace.ep_transfer),
         ("pp", 1 if pace.send else 0, message, 0.0, pace.send),
     )
     axes = {

@@ -54,9 +54,9 @@ def _facts(deployment: DeploymentView, longest: int) -> list[Part]:
     return [
         Part(0, line(shortened(deployment.name, longest), "title")),
         Part(7, line(model) if model != shortened(deployment.name, longest) else BLANK),
-        Part(8, line(deployment.dtype)),
+        Part(8, line(clean(deployment.dtype))),
         Part(3, line(layout_name(deployment.layout))),
-        Part(5, line(f"{len(deployment.ranks)} x {deployment.device}") if deployment.ranks else BLANK),
+        Part(5, line(f"{len(deployment.ranks)} x {clean(deployment.device)}") if deployment.ranks else BLANK),
         Part(0, line("EMULATED", "warn") if deployment.emulated else BLANK),
         Part(0, (state(deployment.state),)),
         Part(2, line(f"relaunched {restarts}x", "warn") if restarts > 0 else BLANK),
