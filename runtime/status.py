@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from runtime.control import DaemonInfo
+from telemetry.diagnosis import diagnose
 from telemetry.snapshot import DeploymentView, RankView, Snapshot
 
 
@@ -20,10 +21,10 @@ def status_object(daemon: DaemonInfo, snapshot: Snapshot) -> dict[str, Any]:
 
 def deployment_objects(snapshot: Snapshot) -> list[dict[str, Any]]:
     """The deployments alone."""
-    return [_deployment(deployment) for deployment in snapshot.deployments]
+    return [_deployment(deployment, snapshot.window_s) for deployment in snapshot.deployments]
 
 
-def _deployment(view: DeploymentView) -> dict[str, Any]:
+def _deployment(view: DeploymentView, window_s: float) -> dict[str, Any]:
     engine = view.engine
     return {
         "name": view.name,
@@ -49,12 +50,20 @@ def _deployment(view: DeploymentView) -> dict[str, Any]:
             "generated_tokens": engine.generated_tokens,
             "finished": engine.finished,
             "aborted": engine.aborted,
+            "in_flight": engine.in_flight,
+            "micro_batches": engine.micro_batches,
+            "preempted": engine.preempted,
             "preemptions": engine.preemptions,
             "prefix_hit_rate": engine.prefix_hit_rate,
             "ttft_ms_p50": engine.ttft_ms_p50,
             "ttft_ms_p99": engine.ttft_ms_p99,
             "itl_ms_p50": engine.itl_ms_p50,
         },
+        "ideal_bubble_pct": view.ideal_bubble_pct,
+        "no_demand_pct": view.no_demand_pct,
+        "findings": [msgspec.to_builtins(finding) for finding in diagnose(view, window_s)],
+        "collectives": [msgspec.to_builtins(kind) for kind in view.collectives],
+        "experts": None if view.experts is None else msgspec.to_builtins(view.experts),
         "ranks": [_rank(rank) for rank in view.ranks],
     }
 
@@ -79,12 +88,14 @@ def _rank(view: RankView) -> dict[str, Any]:
         "compute_ms": view.compute_ms,
         "recv_wait_ms": view.recv_wait_ms,
         "gap_ms": view.gap_ms,
+        "split": None if view.split is None else msgspec.structs.asdict(view.split),
         "axes": {axis: msgspec.structs.asdict(times) for axis, times in view.axes.items()},
         "tokens_per_s": view.tokens_per_s,
         "cpu_percent": view.cpu_percent,
         "gpu_util": view.gpu_util,
         "power_w": view.power_w,
         "temperature_c": view.temperature_c,
+        "sensors": None if view.device is None else msgspec.to_builtins(view.device),
         "steps": view.steps,
         "lost": view.lost,
         "age_s": view.age_s,

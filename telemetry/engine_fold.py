@@ -25,6 +25,7 @@ COUNTERS = (
 )
 RATED = ("prompt_tokens", "generated_tokens", "prefix_queries", "prefix_hits")
 SAMPLED = ("busy_records", "in_flight")  # records of replicas with work, the micro-batches that they had in flight
+COLUMNS = (*RATED, *SAMPLED, "preemptions")
 MAX_REQUESTS = 4096  # finished requests remembered for percentiles
 MAX_REASONS = 16
 MAX_NAME = 64  # characters of a reason
@@ -50,7 +51,7 @@ class EngineFold:
         self.records: dict[int, EngineRecord] = {}  # the last one by replica
         self._work: dict[int, WorkTimeline] = {}
         self._counters: Counter[str] = Counter()
-        self._seconds = Seconds(shown=RATED.index("generated_tokens"))  # columns: RATED, SAMPLED
+        self._seconds = Seconds(shown=RATED.index("generated_tokens"))  # columns: COLUMNS
         self._requests: deque[tuple[int, float | None, float | None]] = deque(maxlen=MAX_REQUESTS)  # finished_ns, TTFT, ITL (s)
         self._reasons: Counter[str] = Counter()
         self._histograms = Histograms()
@@ -76,8 +77,9 @@ class EngineFold:
         grown = {name: _growth(name, last, record) for name in COUNTERS}
         self._counters.update(grown)
         since = record.time_ns if last is None else last.time_ns
-        rated = (0,) * len(RATED) if last is None else (grown[name] for name in RATED)
-        self._seconds.spread(since, record.time_ns, [*rated, *((1, record.in_flight) if record.running else (0, 0))])
+        amounts = {name: 0 if last is None else grown[name] for name in (*RATED, "preemptions")}
+        amounts |= zip(SAMPLED, (1, record.in_flight) if record.running else (0, 0), strict=True)
+        self._seconds.spread(since, record.time_ns, [amounts[name] for name in COLUMNS])
 
     def add_request(self, record: RequestRecord) -> None:
         """Take a finished request."""
@@ -85,11 +87,6 @@ class EngineFold:
         reason = record.finish_reason[:MAX_NAME]
         self._reasons[reason if reason in self._reasons or len(self._reasons) < MAX_REASONS else "other"] += 1
         self._histograms.observe(record)
-
-    def micro_batches(self, now_ns: int, window_ns: int) -> float | None:
-        """How many a replica with work kept in flight, mean over the window's records; `None` without work."""
-        records, in_flight = (*self._seconds.total(now_ns, window_ns)[len(RATED) :], 0.0, 0.0)[:2]
-        return in_flight / records if records > 0 else None
 
     def no_demand_pct(self, now_ns: int, window_ns: int) -> float | None:
         """Share of the window in which replicas had nothing to do, of the time of which that is known."""
@@ -103,12 +100,12 @@ class EngineFold:
     def view(self, now_ns: int, window_ns: int) -> EngineView:
         """The state at `now_ns`, rates and percentiles over the window before it."""
         records = self.records.values()
-        total = dict(zip(RATED, self._seconds.total(now_ns, window_ns), strict=False))
+        total = dict(zip(COLUMNS, self._seconds.total(now_ns, window_ns), strict=False))
         span = self._seconds.span_s(now_ns, window_ns)
         recent = [r for r in self._requests if now_ns - window_ns < r[0] <= now_ns]
         ttft = [1e3 * ttft for _, ttft, _ in recent if ttft is not None]
         itl = [1e3 * itl for _, _, itl in recent if itl is not None]
-        queries = total.get("prefix_queries", 0.0)
+        queries, samples = total.get("prefix_queries", 0.0), total.get("busy_records", 0.0)
         return EngineView(
             running=sum(r.running for r in records),
             waiting=sum(r.waiting for r in records),
@@ -116,6 +113,8 @@ class EngineFold:
             kv_cached=sum(r.kv_cached for r in records),
             kv_total=sum(r.kv_total for r in records),
             in_flight=sum(r.in_flight for r in records),
+            micro_batches=total.get("in_flight", 0.0) / samples if samples > 0 else None,
+            preempted=total.get("preemptions", 0.0),
             tokens_per_s=total.get("generated_tokens", 0.0) / span,
             prompt_tokens_per_s=total.get("prompt_tokens", 0.0) / span,
             tokens_history=self._seconds.history(now_ns),

@@ -155,7 +155,7 @@ class DeploymentFold:
 
     def view(self, losses: Losses, now_ns: int, window_ns: int) -> DeploymentView:
         """The deployment at `now_ns`."""
-        record = self.record
+        record, engine = self.record, self.engine.view(now_ns, window_ns)
         return DeploymentView(
             name=record.deployment,
             state=record.state,
@@ -171,16 +171,16 @@ class DeploymentFold:
             loaded=record.loaded,
             to_load=record.to_load,
             phase_ns=record.phase_ns,
-            engine=self.engine.view(now_ns, window_ns),
+            engine=engine,
             ranks=self._rank_views(losses, now_ns, window_ns),
             collectives=self._collectives.views(self._place, now_ns, window_ns),
             experts=self._experts.view(now_ns, window_ns),
-            ideal_bubble_pct=self._ideal_bubble(now_ns, window_ns),
+            ideal_bubble_pct=self._ideal_bubble(engine.micro_batches),
             no_demand_pct=self.engine.no_demand_pct(now_ns, window_ns),
         )
 
-    def _ideal_bubble(self, now_ns: int, window_ns: int) -> float | None:
-        stages, micro_batches = self.record.layout.get("pp", 1), self.engine.micro_batches(now_ns, window_ns)
+    def _ideal_bubble(self, micro_batches: float | None) -> float | None:
+        stages = self.record.layout.get("pp", 1)
         if not 1 < stages <= MAX_RANKS or micro_batches is None:
             return None
         layers = 1 + max((info.last_layer for info in self._infos.values()), default=0)

@@ -176,7 +176,9 @@ class EngineView(Struct, frozen=True):
     ttft_ms_p99: float | None
     itl_ms_p50: float | None
     itl_ms_p99: float | None = None
-    in_flight: int = 0  # micro-batches
+    in_flight: int = 0  # micro-batches, now
+    micro_batches: float | None = None  # that a replica with work kept in flight, mean over the window; `None` without work
+    preempted: float = 0.0  # requests, in the window
     steps: int = 0
     prefix_queries: int = 0
     prefix_hits: int = 0

@@ -19,6 +19,7 @@ from telemetry.codec import (
     encode_keyframe,
     encode_snapshot,
 )
+from telemetry.diagnosis import diagnose
 from telemetry.fold import MAX_EVENTS, Fold
 from telemetry.prometheus import render
 from telemetry.records import AxisTime, DeviceRecord, EventRecord, ExpertRecord, RankMemory, Record
@@ -328,6 +329,7 @@ def test_no_record_that_can_be_decoded_breaks_it(seed):
     for now in (T, 0, 1 << 62):
         encode_snapshot(1, fold.snapshot(now))
         render(fold.snapshot(now))
+        assert all(diagnose(view, 10.0) for view in fold.snapshot(now).deployments)
         kept = fold.keyframe(now)
         encode_keyframe(kept)
         Fold.restored(kept)

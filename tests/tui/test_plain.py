@@ -1,8 +1,8 @@
 """The dashboard without a terminal."""
 
-from scenes import FAILED, LOADING, STEADY, scene
+from scenes import FAILED, LOADING, STEADY, STRAGGLER, scene
 
-from tui.view.plain import deployment_lines, rank_lines
+from tui.view.plain import deployment_lines, finding_lines, rank_lines
 
 
 def test_one_line_a_rank():
@@ -23,3 +23,11 @@ def test_a_line_a_deployment():
     assert "STARTING  load 45%" in deployment_lines(scene(LOADING))[0]
     assert "out of memory" in deployment_lines(scene(FAILED))[0]
     assert "running" in deployment_lines(scene(STEADY))[0]
+
+
+def test_a_line_a_finding_the_most_costly_first():
+    lines = finding_lines(scene(STRAGGLER, "tp4"))
+    assert lines[0].startswith("qwen3-30b  warning  wait ")
+    assert "for rank 3: it computes 1.3x its peers" in lines[0]
+    assert ". Try: " in lines[0]
+    assert lines[-1].startswith("llama-1b  good")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from telemetry.diagnosis import Finding, diagnose
 from telemetry.snapshot import DeploymentView, RankView, Snapshot
 from tui.view.cells import memory_text
 from tui.view.figures import milliseconds, percent, short, whole
@@ -19,6 +20,21 @@ def rank_lines(snapshot: Snapshot, width: int = 0) -> list[str]:
 def deployment_lines(snapshot: Snapshot, width: int = 0) -> list[str]:
     """One line a deployment: its state and what its engine does."""
     return [_cut(_deployment(deployment), width) for deployment in snapshot.deployments]
+
+
+def finding_lines(snapshot: Snapshot, width: int = 0) -> list[str]:
+    """What there is to say of each deployment, what matters most first."""
+    return [
+        _cut(f"{clean(deployment.name)}  {_finding(finding)}", width)
+        for deployment in snapshot.deployments
+        for finding in diagnose(deployment, snapshot.window_s)
+    ]
+
+
+def _finding(finding: Finding) -> str:
+    evidence = f": {finding.evidence}" if finding.evidence else ""
+    advice = f". Try: {finding.advice}" if finding.advice else ""
+    return clean(f"{finding.severity}  {finding.headline}{evidence}{advice}")
 
 
 def _rank(deployment: DeploymentView, rank: RankView) -> str:
