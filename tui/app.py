@@ -16,13 +16,8 @@ from textual.screen import Screen
 from tui import keys
 from tui.clipboard import clipped
 from tui.keymap import Keymap
-from tui.screens.collectives import CollectivesScreen
-from tui.screens.events import EventsScreen
+from tui.screens.catalogue import Catalogue
 from tui.screens.help import HelpScreen
-from tui.screens.logs import LogsScreen
-from tui.screens.overview import OverviewScreen
-from tui.screens.pipeline import PipelineScreen
-from tui.screens.rank import RankScreen
 from tui.screens.stop import StopScreen
 from tui.screens.view import View, bindings
 from tui.session import Session
@@ -32,13 +27,17 @@ from tui.theme import DARK, THEMES, next_theme
 from tui.view.figures import UNITS
 from tui.view.options import chosen
 
-SCREENS: dict[str, type[View]] = {  # by the names of `keys.SCREENS`
-    "overview": OverviewScreen,
-    "rank": RankScreen,
-    "pipeline": PipelineScreen,
-    "collectives": CollectivesScreen,
-}
-OVERLAYS: dict[str, type[View]] = {"logs": LogsScreen, "events": EventsScreen}  # over any of them, until closed
+SCREENS = Catalogue(  # by the names of `keys.SCREENS`
+    overview="overview.OverviewScreen",
+    rank="rank.RankScreen",
+    pipeline="pipeline.PipelineScreen",
+    collectives="collectives.CollectivesScreen",
+    experts="experts.ExpertsScreen",
+    deploy="deploy.DeployScreen",
+    stress="stress.StressScreen",
+)
+OVERLAYS = Catalogue(logs="logs.LogsScreen", events="events.EventsScreen")  # over any of them, until closed
+_WARM_S = 0.3  # between the imports of two screens that nobody has seen yet
 
 
 class Dashboard(App[None]):
@@ -55,14 +54,24 @@ class Dashboard(App[None]):
         if keymap is not None:
             self.set_keymap(keymap.bound)
         self._stopping: set[Order] = set()
-        for name, screen in SCREENS.items():
-            self.add_mode(name, partial(screen, self.session))
+        self._unseen = [*SCREENS, *OVERLAYS]
+        for name in SCREENS:
+            self.add_mode(name, partial(self._screen, name))
         for theme in THEMES:
             self.register_theme(theme)
         self.theme = DARK.name
 
+    def _screen(self, name: str) -> View:
+        return SCREENS[name](self.session)
+
     def on_mount(self) -> None:
         self.session.source.start()
+        self.set_interval(_WARM_S, self._warm, repeat=len(self._unseen))
+
+    def _warm(self) -> None:
+        """One screen at a time, so that the first key to it is answered as quickly as the next ones."""
+        name = self._unseen.pop(0)
+        (SCREENS if name in SCREENS else OVERLAYS)[name]
 
     def on_unmount(self) -> None:
         self.session.close()

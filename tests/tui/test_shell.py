@@ -240,7 +240,7 @@ async def test_ctrl_c_leaves():
 
 
 async def test_a_replay_has_nothing_to_stop_and_says_so():
-    async with dashboard(size=(200, 40)) as (app, pilot):
+    async with dashboard(size=(300, 40)) as (app, pilot):
         assert "(K stop)" in shown(app)[-1]
         await pilot.press("K")
         await notified(app, pilot, "there is no daemon behind the scripted demo")
@@ -248,7 +248,7 @@ async def test_a_replay_has_nothing_to_stop_and_says_so():
 
 
 async def test_read_only_greys_what_changes_something_and_says_why(run_dir):
-    async with dashboard(size=(200, 40), readonly=True, run_dir=run_dir) as (app, pilot):
+    async with dashboard(size=(300, 40), readonly=True, run_dir=run_dir) as (app, pilot):
         foot = shown(app)[-1]
         for key in keys.APP:
             assert (f"({key.shown} {key.label})" in foot) == bool(key.needs)
