@@ -376,6 +376,10 @@ def record(
     name: str,
     out: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="of the recording, as run.mcap")],
     seconds: Annotated[float | None, typer.Option(min=0, help="how long; else until Ctrl-C")] = None,
+    rotate_mib: Annotated[
+        float | None, typer.Option(min=0.01, help="begin another file when one is that large; 512 unless told otherwise")
+    ] = None,
+    rotate_minutes: Annotated[float | None, typer.Option(min=0.01, help="or that old; 60 unless told otherwise")] = None,
     stop: Annotated[bool, typer.Option("--stop", help="end a recording that somebody else began")] = False,
     run_dir: RunDirOption = None,
 ) -> None:
@@ -387,7 +391,9 @@ def record(
         report = client.stop_recording(name) if stop else None
         if report is None:
             try:
-                for news in client.record(name, out, seconds):
+                size = None if rotate_mib is None else round(rotate_mib * 2**20)
+                age = None if rotate_minutes is None else 60 * rotate_minutes
+                for news in client.record(name, out, seconds, rotate_bytes=size, rotate_s=age):
                     if isinstance(news, RecordingReport):
                         report = news
                     else:

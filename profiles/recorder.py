@@ -10,7 +10,7 @@ from pathlib import Path
 
 from profiles.provenance import Provenance
 from profiles.recording import Policy, Recording
-from profiles.report import RecordingReport
+from profiles.report import RecordingProgress, RecordingReport
 from telemetry.hub import Delta, Hub
 
 TICK_S = 0.25
@@ -33,6 +33,7 @@ class Recorder:
         self._stopping = threading.Event()
         self._attachments: dict[str, bytes] = {}
         self._recording = Recording(path, provenance, hub.keyframe(), policy)
+        self._size = 0
         self._unsubscribe = hub.subscribe(self._take)
         self._thread = threading.Thread(target=self._run, name=f"record {self.deployment}", daemon=True)
         self._thread.start()
@@ -41,6 +42,10 @@ class Recorder:
     def seconds(self) -> float:
         """Since it began."""
         return time.monotonic() - self._began_s
+
+    @property
+    def progress(self) -> RecordingProgress:
+        return RecordingProgress(self.deployment, str(self.path), self._size, self.seconds)
 
     def stop(self, attachments: Mapping[str, bytes] | None = None) -> None:
         """Take nothing more, write what came and the JSON documents by name, finish. Returns at once: `on_end` tells of the end.
@@ -89,3 +94,4 @@ class Recorder:
             else:
                 self._recording.add(delta.arrived_ns, delta.envelope, delta.raw)
             self._recording.tick(time.perf_counter_ns())
+            self._size = self._recording.size

@@ -55,6 +55,11 @@ class Recording:
         self._begin()
 
     @property
+    def size(self) -> int:
+        """Bytes of all files, without those that were not flushed."""
+        return self.bytes + self._writer.size
+
+    @property
     def writing(self) -> Path:
         """The file that is not finished yet."""
         return self._writer.part

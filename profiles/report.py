@@ -1,8 +1,17 @@
-"""How a recording ended: what its recorder says, and the daemon's clients read."""
+"""How far a recording is, and how it ended: what its recorder says, and the daemon's clients read."""
 
 from __future__ import annotations
 
 from msgspec import Struct
+
+
+class RecordingProgress(Struct, frozen=True):
+    """A recording that is under way. `bytes`: written so far, to all of its files."""
+
+    deployment: str
+    path: str  # of the first file, once it is finished
+    bytes: int
+    seconds: float
 
 
 class RecordingReport(Struct, frozen=True, tag="recorded"):

@@ -12,7 +12,7 @@ from typing import Any, Self
 import msgspec
 import zmq
 
-from profiles.report import RecordingReport
+from profiles.report import RecordingProgress, RecordingReport
 from runtime.control import (
     Answer,
     Begun,
@@ -21,6 +21,7 @@ from runtime.control import (
     DaemonInfo,
     Deploy,
     Failed,
+    ListRecordings,
     Ok,
     Progress,
     Reconfigure,
@@ -111,11 +112,21 @@ class ControlClient:
         """Drain and stop a deployment; returns when its processes are gone."""
         self._last(self._ask(StopDeployment(name, now), STOP_S))
 
-    def record(self, name: str, path: Path, seconds: float | None = None, wait: bool = True) -> Iterator[Begun | RecordingReport]:
+    def record(
+        self,
+        name: str,
+        path: Path,
+        seconds: float | None = None,
+        wait: bool = True,
+        rotate_bytes: int | None = None,
+        rotate_s: float | None = None,
+    ) -> Iterator[Begun | RecordingReport]:
         """Have the daemon record a deployment to `path`, for so many seconds or until `stop_recording`. Yields that it has begun,
         then, unless `wait` is False, how it ended; the recording does not depend on anybody waiting.
+
+        From `rotate_bytes` or `rotate_s` on a file is followed by another, `<path>-2`, which stands alone.
         """
-        for body in self._ask(Record(name, str(path.absolute()), seconds, wait), None):
+        for body in self._ask(Record(name, str(path.absolute()), seconds, wait, rotate_bytes, rotate_s), None):
             if isinstance(body, Begun | RecordingReport):
                 yield body
 
@@ -125,6 +136,10 @@ class ControlClient:
             if isinstance(body, RecordingReport):
                 return body
         raise DaemonError("the daemon answered something else than was asked")
+
+    def recordings(self) -> list[RecordingProgress]:
+        """Those under way."""
+        return self._last(self._ask(ListRecordings(), PATIENCE_S)).recordings
 
     def close(self) -> None:
         self._socket.close()

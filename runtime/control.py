@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Struct
 
-from profiles.report import RecordingReport
+from profiles.report import RecordingProgress, RecordingReport
 from runtime.layout import Layout
 from telemetry.snapshot import Snapshot
 
@@ -46,12 +46,15 @@ class Reconfigure(Struct, frozen=True, forbid_unknown_fields=True, tag="reconfig
 
 class Record(Struct, frozen=True, forbid_unknown_fields=True, tag="record"):
     """Record a deployment to `path`, absolute, for so many seconds or until `StopRecording`. Answered with a `Begun`; then, with
-    `wait`, with a `RecordingReport` when it is over. Nobody needs to wait: the daemon records."""
+    `wait`, with a `RecordingReport` when it is over. Nobody needs to wait: the daemon records. A file of so many bytes, or so
+    many seconds old, is followed by another (`None`: see `profiles.recording.Policy`)."""
 
     name: str
     path: str
     seconds: float | None = None
     wait: bool = True
+    rotate_bytes: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    rotate_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
 
 class StopRecording(Struct, frozen=True, forbid_unknown_fields=True, tag="stop-recording"):
@@ -62,7 +65,11 @@ class StopRecording(Struct, frozen=True, forbid_unknown_fields=True, tag="stop-r
     attachments: dict[str, bytes] = {}
 
 
-Command = Status | Deploy | StopDeployment | Reconfigure | Record | StopRecording
+class ListRecordings(Struct, frozen=True, forbid_unknown_fields=True, tag="list-recordings"):
+    """Answered with an `Ok` that has `recordings`."""
+
+
+Command = Status | Deploy | StopDeployment | Reconfigure | Record | StopRecording | ListRecordings
 
 
 class Request(Struct, frozen=True, forbid_unknown_fields=True):
@@ -159,11 +166,13 @@ class Begun(Struct, frozen=True, tag="begun"):
 
 
 class Ok(Struct, frozen=True, tag="ok"):
-    """`specs`: of a `Status`, by name, the fields of each deployment's `DeploymentSpec` as it serves now."""
+    """`specs`: of a `Status`, by name, the fields of each deployment's `DeploymentSpec` as it serves now.
+    `recordings`: of a `ListRecordings`, those under way."""
 
     daemon: DaemonInfo | None = None
     snapshot: Snapshot | None = None
     specs: dict[str, dict[str, Any]] = {}
+    recordings: list[RecordingProgress] = []
 
 
 class Failed(Struct, frozen=True, tag="failed"):

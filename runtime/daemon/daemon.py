@@ -21,6 +21,7 @@ import zmq
 import zmq.asyncio
 from pydantic import ValidationError
 
+from profiles.recording import Policy
 from runtime.checkpoint.config import read_shape
 from runtime.checkpoint.tokenizer import Tokenizer
 from runtime.control import (
@@ -31,6 +32,7 @@ from runtime.control import (
     DaemonInfo,
     Deploy,
     Failed,
+    ListRecordings,
     Ok,
     Progress,
     Reconfigure,
@@ -176,6 +178,8 @@ class Daemon:
             case Reconfigure():
                 async for news in self._reconfigure(command):
                     yield news
+            case ListRecordings():
+                yield Ok(recordings=self._recordings.under_way())
             case Record() | StopRecording():
                 async for answer in self._record(command):
                     yield answer
@@ -219,7 +223,9 @@ class Daemon:
                 supervisor = self._named(command.name)
                 if supervisor.record is None:
                     raise ValueError(f"'{command.name}' has not begun to start")
-                await self._recordings.start(supervisor.spec, supervisor.record, Path(command.path), command.seconds)
+                limits = {"rotate_bytes": command.rotate_bytes, "rotate_s": command.rotate_s}
+                policy = Policy(**{name: limit for name, limit in limits.items() if limit is not None})
+                await self._recordings.start(supervisor.spec, supervisor.record, Path(command.path), command.seconds, policy)
                 yield Begun(command.path)
             else:
                 self._recordings.stop(command.name, command.attachments)

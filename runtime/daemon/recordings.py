@@ -11,7 +11,8 @@ from pathlib import Path
 
 from profiles import provenance
 from profiles.recorder import Recorder
-from profiles.report import RecordingReport
+from profiles.recording import Policy
+from profiles.report import RecordingProgress, RecordingReport
 from runtime.spec import DeploymentSpec
 from telemetry.hub import Hub
 from telemetry.records import DeploymentRecord, EventRecord
@@ -32,7 +33,9 @@ class Recordings:
         self._reports: dict[str, asyncio.Future[RecordingReport]] = {}
         self._generations: dict[str, int] = {}
 
-    async def start(self, spec: DeploymentSpec, record: DeploymentRecord, path: Path, seconds: float | None) -> None:
+    async def start(
+        self, spec: DeploymentSpec, record: DeploymentRecord, path: Path, seconds: float | None, policy: Policy | None = None
+    ) -> None:
         """Record to `path`, for so many seconds or until `stop`. Raises ValueError when it is recorded already, and OSError."""
         name = record.deployment
         if name in self._starting or name in self._reports:
@@ -46,7 +49,7 @@ class Recordings:
             def on_end(ended: RecordingReport) -> None:
                 self._loop.call_soon_threadsafe(self._ended, ended, report)
 
-            self._recorders[name] = Recorder(self._hub, path, told, on_end)
+            self._recorders[name] = Recorder(self._hub, path, told, on_end, policy)
         finally:
             self._starting.discard(name)
         self._reports[name] = report
@@ -55,6 +58,9 @@ class Recordings:
         if seconds is not None:
             timer = self._loop.call_later(seconds, self.stop, name)
             report.add_done_callback(lambda _: timer.cancel())
+
+    def under_way(self) -> list[RecordingProgress]:
+        return [recorder.progress for recorder in self._recorders.values()]
 
     async def over(self, name: str) -> RecordingReport:
         """Wait for the end of a recording that was started. Raises ValueError when there is none."""

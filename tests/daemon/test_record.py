@@ -2,15 +2,18 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeVar
 
+import httpx
 import pytest
 from served import Served, until
 
@@ -18,9 +21,12 @@ from profiles.container import KEYFRAMES
 from profiles.measures import measure
 from profiles.player import Player, events_of
 from profiles.reader import Profile
+from profiles.tables import records
 from runtime.client import DaemonError
 from telemetry.codec import decode_envelope
 from telemetry.records import CollectiveRecord, RequestRecord, StepRecord
+
+T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +161,128 @@ def test_a_killed_daemon_leaves_all_but_the_last_second(
     assert said.returncode == 0, said.stderr
     with Profile(tmp_path / "saved.mcap") as profile:
         assert measure(profile).output_tokens == 20
+
+
+def metric(served: Served, name: str) -> float:
+    """Summed over its labels."""
+    text = httpx.get(served.address + "/metrics", timeout=10).text
+    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith((f"{name}{{", f"{name} ")))
+
+
+def recorded(paths: Iterable[Path], kind: type[T]) -> list[T]:
+    found: list[T] = []
+    for path in paths:
+        with Profile(path) as profile:
+            found += [record for _, _, record in records(profile) if isinstance(record, kind)]
+    return found
+
+
+def test_what_is_recorded_is_what_metrics_and_the_engine_say(served: Served, tmp_path: Path) -> None:
+    """Stopped right after the last answer, without waiting for anything."""
+    path = tmp_path / "counts.mcap"
+    until(lambda: served.deployment()["engine"]["running"] == 0, 5)
+    counted = ("vllm:generation_tokens_total", "vllm:prompt_tokens_total", "vllm:request_success_total")
+    before = {name: metric(served, name) for name in counted}
+    list(served.client.record("t", path, wait=False))
+    asked = [3, 17, 40, 1]
+    answers = [served.complete(tokens) for tokens in asked]
+    with served.stream(25) as events:
+        streamed = sum(1 for event in events if event["choices"][0]["text"] or event["choices"][0]["finish_reason"])
+    assert streamed
+    report = served.client.stop_recording("t")
+    assert (report.error, report.dropped) == ("", 0)
+    requests = recorded([path], RequestRecord)
+    assert sorted(request.output_tokens for request in requests) == sorted([*asked, 25])
+    assert sorted(len(request.gaps_ns) + 1 for request in requests) == sorted([*asked, 25])
+    for request in requests:
+        assert request.first_token_ns is not None
+        assert abs(request.first_token_ns + sum(request.gaps_ns) - request.finished_ns) < 50e6
+    prompt = sum(answer["usage"]["prompt_tokens"] for answer in answers) + answers[0]["usage"]["prompt_tokens"]
+    grown = {name: metric(served, name) - before[name] for name in counted}
+    assert grown == dict(zip(counted, (sum(asked) + 25, prompt, 5), strict=True))
+    with Profile(path) as profile:
+        measured, last = measure(profile), Player(profile).at(profile.end_ns).deployments[0]
+    assert (measured.requests, measured.output_tokens, measured.prompt_tokens) == (5, sum(asked) + 25, prompt)
+    live = served.deployment()["engine"]
+    for name in ("generated_tokens", "prompt_tokens", "finished"):
+        assert getattr(last.engine, name) == live[name]
+    assert last.engine.generated_tokens == metric(served, "vllm:generation_tokens_total")
+    ranks = {rank: [step for step in recorded([path], StepRecord) if step.rank == rank] for rank in (0, 1)}
+    assert [sum(step.decode_tokens for step in steps) for steps in ranks.values()] == [sum(asked) + 25 - 5] * 2
+    assert [sum(step.prefill_tokens for step in steps) for steps in ranks.values()] == [
+        prompt - sum(request.cached_tokens for request in requests)
+    ] * 2
+
+
+@pytest.mark.parametrize("limit", [{"rotate_bytes": 15_000}, {"rotate_s": 1.0}], ids=["by size", "by age"])
+def test_a_long_recording_goes_on_in_further_files_each_of_which_stands_alone(
+    served: Served, tmp_path: Path, limit: dict[str, float]
+) -> None:
+    list(served.client.record("t", tmp_path / "long.mcap", wait=False, **limit))  # type: ignore[arg-type]
+    asked = [30] * 12
+    for tokens in asked:
+        served.complete(tokens)
+        time.sleep(0.2)  # requests over more than one of the files' seconds
+    report = served.client.stop_recording("t")
+    files = [Path(path) for path in report.files]
+    assert len(files) >= 3
+    assert [path.name for path in files] == ["long.mcap"] + [f"long-{number}.mcap" for number in range(2, len(files) + 1)]
+    assert sum(request.output_tokens for request in recorded(files, RequestRecord)) == sum(asked)
+    steps = [(step.rank, step.step) for step in recorded(files, StepRecord)]
+    assert len(set(steps)) == len(steps)  # nothing twice, and nothing missing:
+    for rank in (0, 1):
+        numbers = [number for at, number in steps if at == rank]
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    totals = []
+    for path in files:
+        with Profile(path) as profile:
+            assert profile.complete
+            assert profile.provenance is not None
+            shown = Player(profile).at(profile.end_ns).deployments[0]
+            assert (shown.state, len(shown.ranks)) == ("READY", 2)
+            totals.append(shown.engine.generated_tokens)
+    assert totals == sorted(totals)
+    assert totals[-1] == served.deployment()["engine"]["generated_tokens"]
+
+
+def test_what_is_being_recorded_can_be_asked_for(served: Served, tmp_path: Path) -> None:
+    assert served.client.recordings() == []
+    list(served.client.record("t", tmp_path / "now.mcap", wait=False))
+    [first] = served.client.recordings()
+    assert (first.deployment, first.path) == ("t", str(tmp_path / "now.mcap"))
+    served.complete(60)
+    until(lambda: served.client.recordings()[0].bytes > first.bytes, 10)
+    served.client.stop_recording("t")
+    assert served.client.recordings() == []
+
+
+def test_a_full_disk_ends_the_recording_loudly_and_nothing_else(
+    run_dir: Path, make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """RLIMIT_FSIZE stands in for the disk: the daemon's writes beyond it fail with EFBIG, as they would with ENOSPC."""
+    daemon = Served(run_dir)
+    try:
+        daemon.deploy(make_checkpoint("llama"))
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (60_000, 60_000))
+        list(daemon.client.record("t", tmp_path / "full.mcap", wait=False))
+        tokens = 0
+        while daemon.client.recordings():
+            daemon.complete(50)
+            tokens += 50
+            assert tokens < 20_000
+        told = [event for event in daemon.client.snapshot().events if event.kind == "recording"]
+        assert [event.severity for event in told] == ["info", "error"]
+        assert "File too large" in told[-1].text
+        assert f"{tmp_path / 'full.mcap'}.part" in told[-1].text
+        assert daemon.deployment()["state"] == "READY"
+        daemon.complete(20)
+        until(lambda: daemon.deployment()["engine"]["generated_tokens"] == tokens + 20, 5)
+        with pytest.raises(DaemonError, match="not being recorded"):
+            daemon.client.stop_recording("t")
+        said = shardscope("recover", tmp_path / "full.mcap.part", "-o", tmp_path / "saved.mcap")
+        assert said.returncode == 0, said.stderr
+        with Profile(tmp_path / "saved.mcap") as profile:
+            assert profile.complete
+            assert 0 < measure(profile).output_tokens <= tokens
+    finally:
+        daemon.close()
