@@ -223,8 +223,9 @@ class Daemon:
                 supervisor = self._named(command.name)
                 if supervisor.record is None:
                     raise ValueError(f"'{command.name}' has not begun to start")
-                limits = {"rotate_bytes": command.rotate_bytes, "rotate_s": command.rotate_s}
-                policy = Policy(**{name: limit for name, limit in limits.items() if limit is not None})
+                policy = Policy(
+                    rotate_bytes=command.rotate_bytes or Policy.rotate_bytes, rotate_s=command.rotate_s or Policy.rotate_s
+                )
                 await self._recordings.start(supervisor.spec, supervisor.record, Path(command.path), command.seconds, policy)
                 yield Begun(command.path)
             else:
