@@ -6,9 +6,8 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-from profiles.replay import ReplaySource
 from telemetry.records import StepRecord
 from telemetry.snapshot import Snapshot
 from tui.keymap import Keymap
@@ -16,6 +15,9 @@ from tui.keys import STEER, WRITE, Key
 from tui.logs import Logs
 from tui.source import Source
 from tui.view.options import Feed, Options
+
+if TYPE_CHECKING:
+    from profiles.replay import ReplaySource
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class _Pause:
 
 
 class Session:
-    """A pause holds the snapshot that is shown; the source goes on and its age with it. To pause a replay is to stop its clock."""
+    """A pause holds the snapshot that is shown; the source goes on and its age with it. A replay pauses by its clock."""
 
     def __init__(
         self,
@@ -54,8 +56,8 @@ class Session:
 
     @property
     def replay(self) -> ReplaySource | None:
-        """What is shown, if it is a recording."""
-        return self.source if isinstance(self.source, ReplaySource) else None
+        """What is shown, if it is a recording: only there one can seek. A live dashboard does without the reader of profiles."""
+        return cast("ReplaySource", self.source) if hasattr(self.source, "seek") else None
 
     @property
     def can_leave(self) -> bool:

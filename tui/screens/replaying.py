@@ -10,7 +10,6 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Input, Static
 
-from profiles.replay import parse_moment
 from tui.session import Session
 from tui.view.transport import Place, clock
 from tui.widgets.seekbar import SeekBar
@@ -106,6 +105,8 @@ class GoToScreen(ModalScreen[float | None]):
 
     @on(Input.Submitted)
     def _typed(self, event: Input.Submitted) -> None:
+        from profiles.replay import parse_moment  # not for a live dashboard, which starts without it
+
         try:
             moment = parse_moment(event.value.strip())
             if moment > self._seconds:
