@@ -47,6 +47,7 @@ SCREENS = (  # a number key a screen; `name` is its mode
         Key("3", "3", "app.switch_mode('pipeline')", "Pipeline", "what each stage does when: micro-batches, bubbles", 4),
     ),
     ("collectives", Key("4", "4", "app.switch_mode('collectives')", "Collectives", "by op, size: speed, waits, who is late", 4)),
+    ("experts", Key("5", "5", "app.switch_mode('experts')", "Experts", "tokens by layer and expert, how even they are", 4)),
 )
 
 APP = (
@@ -138,6 +139,20 @@ COLLECTIVES = (
     Key("s", "s", "screen.next_sort", "sort", "next figure to sort by, greatest first", 3),
     Key("slash", "/", "screen.filter", "filter", "show only the collectives that match", 2),
     Key("escape", "esc", "screen.clear_filter", "clear filter", "show all again", None),
+)
+
+EXPERTS = (
+    Key("left", "left", "screen.move(0, -1)", "expert before", "mark the expert before", None),
+    Key("right", "right", "screen.move(0, 1)", "next expert", "mark the next expert", None),
+    Key("down,j", "down j", "screen.move(1, 0)", "layer below", "mark the layer below", None),
+    Key("up,k", "up k", "screen.move(-1, 0)", "layer above", "mark the layer above", None),
+    Key("pagedown", "pgdn", "screen.move(10, 0)", "10 layers", "ten layers down", None),
+    Key("pageup", "pgup", "screen.move(-10, 0)", "10 layers up", "ten layers up", None),
+    Key("n", "n", "screen.next_hottest", "hottest", "mark the next of the hottest experts", 2),
+    Key("enter", "enter", "screen.detail", "expert", "the marked expert over all layers, and back", 2),
+    Key("b", "b", "screen.preview", "rebalance", "a placement that would be evener; nothing is moved", 2),
+    Key("s", "s", "screen.next_sort", "sort", "layers by number, or the least even first", 4),
+    Key("escape", "esc", "screen.close", "close", "close what stands below", None),
 )
 
 LOGS = (
