@@ -17,12 +17,12 @@ from runtime.run_dir import RunDir
 from runtime.stress.asked import Asked, asked
 from runtime.stress.client import Target, TargetFailed
 from runtime.stress.perform import News, Said, local_site, perform
-from runtime.stress.progress import Progress
+from runtime.stress.progress import Progress, Recording
 from runtime.stress.report import as_html
 from runtime.stress.result import Found, Result, Steps, Sweep, Trial, as_object, runs_of
 from runtime.stress.sweep_table import sweep_lines, trial_lines
 from runtime.stress.table import as_text, knee_line, progress_line, step_header, step_row
-from runtime.stress.tape import Recording, Site
+from runtime.stress.tape import Site
 from runtime.stress.values import BadPlan, refuse
 
 LINE_EVERY_S = 5.0  # where the line cannot be written over
@@ -119,7 +119,7 @@ class _Teller:
             case Said():
                 self._live(news.words)
             case Recording():
-                if news.path is None:
+                if not news.path:
                     self._print(f"not recorded: {news.why}", sys.stderr)
                 elif self._wanted.steps is None:
                     self._print(f"recording to {news.path}", sys.stderr)

@@ -14,11 +14,11 @@ from runtime.layout import Layout
 from runtime.stress.asked import Asked
 from runtime.stress.client import Target, context_of
 from runtime.stress.plan import ClosedLoop, check
-from runtime.stress.progress import Progress
+from runtime.stress.progress import Progress, Recording
 from runtime.stress.result import Found, Result, Steps, Trial
 from runtime.stress.steps import run_steps
 from runtime.stress.sweep import Reconfigurable, run_sweep
-from runtime.stress.tape import Recording, Site, measure
+from runtime.stress.tape import Site, measure
 from runtime.stress.values import BadPlan, refuse
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from runtime.stress.result import FaultDone, Second
+from runtime.stress.result import FaultDone, Found, Result, Second, Trial
 
 WINDOWS: dict[str, int | None] = {"10 s": 10, "60 s": 60, "run": None}  # by name, in seconds
 
@@ -53,3 +53,37 @@ class Progress(Struct, frozen=True):
     behind: str
     faults: tuple[FaultDone, ...]
     history: tuple[Second, ...]
+
+
+class Recording(Struct, frozen=True):
+    """Of a load that begins now. `path` empty: there is none, `why` says it."""
+
+    path: str = ""
+    why: str = ""
+
+
+class LoadState(Struct, frozen=True):
+    """All that a screen knows of what it started. `phase`: "starting", "running", "stopping", "over", "failed".
+
+    `progress` and `recording`: of the load that runs, or ran last; `steps` and `trials`: those that are over. `said`: what goes
+    on between loads. `found`, and the `files` it was written to: when it is over. `error`: why it failed.
+    """
+
+    name: str
+    phase: str = "starting"
+    load: str = ""
+    stepping: bool = False
+    sweep: bool = False
+    slo: dict[str, float] = {}
+    progress: Progress | None = None
+    recording: Recording | None = None
+    steps: tuple[Result, ...] = ()
+    trials: tuple[Trial, ...] = ()
+    said: str = ""
+    found: Found | None = None
+    files: tuple[str, ...] = ()
+    error: str = ""
+
+    @property
+    def alive(self) -> bool:
+        return self.phase in ("starting", "running", "stopping")

@@ -19,7 +19,7 @@ from runtime.stress.client import Target
 from runtime.stress.faults import LocalRanks
 from runtime.stress.load import run
 from runtime.stress.plan import Plan
-from runtime.stress.progress import Progress
+from runtime.stress.progress import Progress, Recording
 from runtime.stress.result import Result, ServerSide
 from telemetry.snapshot import EngineView, Snapshot
 
@@ -41,13 +41,6 @@ class Site:
     profiles: Path | None = None
 
 
-class Recording(msgspec.Struct, frozen=True):
-    """Of a load that begins now. `path` None: there is none, `why` says it."""
-
-    path: Path | None
-    why: str = ""
-
-
 def measure(
     plan: Plan,
     site: Site,
@@ -59,7 +52,7 @@ def measure(
     """Blocks until the load is over and its profile whole. `label` goes into the profile's name. Raises BadPlan and, when the
     daemon is gone before the load begins, DaemonError."""
     if not site.local:
-        on_recording(Recording(None, "another server's: only the daemon of a deployment can record it"))
+        on_recording(Recording(why="another server's: only the daemon of a deployment can record it"))
         return run(plan, site.target, on_progress, stop)
     name = site.target.name
     with ControlClient(site.run_dir) as client:
@@ -69,7 +62,7 @@ def measure(
         try:
             found = run(plan, site.target, on_progress, stop, LocalRanks(site.run_dir, name))
         except BaseException:
-            if recording.path is not None:
+            if recording.path:
                 with suppress(DaemonError):
                     client.stop_recording(name)
             raise
@@ -80,21 +73,21 @@ def measure(
 
 def _begin(client: ControlClient, name: str, plan: Plan, profiles: Path | None, label: str) -> Recording:
     if profiles is None:
-        return Recording(None, "not wanted")
+        return Recording(why="not wanted")
     longest = LONGEST_S if plan.duration_s is None else plan.duration_s + plan.drain_s + MARGIN_S
     try:
         profiles.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = unused(profiles, name, label)
         for news in client.record(name, path, longest, wait=False):
             if isinstance(news, Begun):
-                return Recording(path)
+                return Recording(str(path))
     except (DaemonError, OSError) as error:
-        return Recording(None, str(error))
-    return Recording(None, "the daemon did not begin")
+        return Recording(why=str(error))
+    return Recording(why="the daemon did not begin")
 
 
 def _end(client: ControlClient, name: str, recording: Recording, found: Result) -> Result:
-    if recording.path is None:
+    if not recording.path:
         return replace(found, unrecorded=recording.why)
     data = msgspec.json.encode(found)
     if len(data) > MOST_ATTACHED:
@@ -102,7 +95,7 @@ def _end(client: ControlClient, name: str, recording: Recording, found: Result) 
     try:
         report = client.stop_recording(name, {ATTACHMENT: data})
     except DaemonError as error:
-        files = (str(recording.path),) if recording.path.exists() else ()
+        files = (recording.path,) if Path(recording.path).exists() else ()
         return replace(found, profiles=files, unrecorded=f"the recording ended before the load: {error}")
     return replace(found, profiles=tuple(report.files), unrecorded=report.error)
 

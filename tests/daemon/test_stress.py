@@ -103,7 +103,7 @@ def test_json_profile_and_metrics_agree(served: Served) -> None:
     ):
         assert server[key] == pytest.approx(1000 * grown[f"{name}_sum"] / grown[f"{name}_count"], rel=1e-6)
 
-    # percentiles: the profile's median lies in its bucket of /metrics; the clients' are larger, the median by no more than the way
+    # percentiles: the profile's median lies in its bucket of /metrics; the clients' are larger, the median by the way at most
     ours = {q: replayed["measures"][f"ttft_p{q}"]["value"] for q in (50, 99)}
     seen = {q: found["latency"]["ttft"][f"p{q}"] for q in (50, 99)}
     low, high = bounds(grown, "vllm:time_to_first_token_seconds", 50)
