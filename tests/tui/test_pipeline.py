@@ -199,7 +199,7 @@ def test_stepping_visits_every_step_of_the_row_once_and_stops_at_the_ends():
 
 def test_the_bubble_stands_beside_the_theory():
     thin = "\n".join(lines_of(THIN, "pp4"))
-    assert re.search(r"bubble by stage  0 7\d%  1 7\d%  2 7\d%  3 7\d%  theory 75% with 1 micro-batch in flight", thin)
+    assert re.search(r"bubble by stage  0 7\d%  1 7\d%  2 7\d%  3 7\d%  theory 75% with 1.0 micro-batches in flight", thin)
     assert "one stage: no theory" in "\n".join(lines_of(STEADY, "tp2"))
     assert "theory --" in "\n".join(lines_of(QUIET, "tp2pp2"))
 

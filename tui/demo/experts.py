@@ -1,4 +1,4 @@
-"""Which experts the script's router prefers: always a few, and in the crowd a whole neighbourhood of them."""
+"""Which experts the script's router prefers: always a few, and at times a whole neighbourhood of them."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ LAYERS, EXPERTS, TOP_K = 48, 128, 8
 FAN_OUT = 2  # members of the ep axis that a token's hidden state goes to, about
 _HOT_LAYERS = range(28, 34)
 _HOT = 70  # this expert, in those layers
-_NEIGHBOURS = range(64, 80)  # in the crowd, in all layers
+_NEIGHBOURS = range(64, 80)  # at times, in all layers
 
 
-def experts_view(tokens: float, ep: int, crowd: bool) -> ExpertsView:
+def experts_view(tokens: float, ep: int, hot: bool) -> ExpertsView:
     """`tokens`: that passed each layer in the window."""
     total = tokens * TOP_K
     return ExpertsView(
         layers=tuple(range(LAYERS)),
         owners=tuple(member for member, experts in enumerate(expert_owners(EXPERTS, ep)) for _ in experts),
-        tokens=tuple(tuple([int(total * share) for share in row]) for row in _shares(crowd)),
+        tokens=tuple(tuple([int(total * share) for share in row]) for row in _shares(hot)),
     )
 
 
 @lru_cache(maxsize=32)
-def hot_share(ep: int, crowd: bool) -> tuple[float, ...]:
+def hot_share(ep: int, hot: bool) -> tuple[float, ...]:
     """The share of all tokens that each member of the ep axis computes."""
-    rows = _shares(crowd)
+    rows = _shares(hot)
     return tuple(sum(sum(row[e] for e in experts) for row in rows) / len(rows) for experts in expert_owners(EXPERTS, ep))
 
 
 @lru_cache(maxsize=2)
-def _shares(crowd: bool) -> tuple[tuple[float, ...], ...]:
-    return tuple(_layer(layer, crowd) for layer in range(LAYERS))
+def _shares(hot: bool) -> tuple[tuple[float, ...], ...]:
+    return tuple(_layer(layer, hot) for layer in range(LAYERS))
 
 
-def _layer(layer: int, crowd: bool) -> tuple[float, ...]:
+def _layer(layer: int, hot: bool) -> tuple[float, ...]:
     weights = [math.exp(0.45 * _noise(layer, expert)) for expert in range(EXPERTS)]
-    if crowd:
+    if hot:
         for expert in _NEIGHBOURS:
             weights[expert] *= 3.5
     if layer in _HOT_LAYERS:

@@ -52,11 +52,19 @@ def engine(script: Script, at: float) -> EngineView:
         itl_ms_p50=itl,
         itl_ms_p99=1.6 * itl if itl else None,
         in_flight=micro_batches(script, moment) * script.layout.dp,
+        micro_batches=float(micro_batches(script, moment)) if load else None,
+        preempted=2.0 if crowd and moment >= 98 else 0.0,
         steps=round(40 * moment),
         prefix_queries=round(3 * _TOKENS_PER_S * moment),
         prefix_hits=round(0.38 * 3 * _TOKENS_PER_S * moment),
         finished_by_reason={"stop": round(3.9 * moment), "length": round(5.8 * moment) - round(3.9 * moment)},
     )
+
+
+def no_demand(script: Script, at: float) -> float:
+    """Percent of the window without a request."""
+    seconds = range(max(0, int(at) - 10), int(at))
+    return 100 * fmean(story.during("quiet", script.moment(second)) for second in seconds) if seconds else 0.0
 
 
 def ideal_bubble(script: Script, at: float) -> float | None:
@@ -73,7 +81,7 @@ def experts(script: Script, second: int) -> ExpertsView | None:
     tokens = script.layout.ep * sum(one.prefill + one.decode for one in done)
     if not tokens or story.state(script.moment(second)) != "READY":
         return None
-    return experts_view(tokens, script.layout.ep, story.during("crowd", script.moment(second)))
+    return experts_view(tokens, script.layout.ep, story.hot_experts(script.moment(second)))
 
 
 @lru_cache(maxsize=256)

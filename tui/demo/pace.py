@@ -74,7 +74,7 @@ def _compute(rank: int, layout: Layout, second: int) -> float:
     at = layout.coordinates(rank)
     each = (_LEAST + _COMPUTE / layout.tp / layout.pp) * (1 + _UNEVEN * at.pp) * (0.82 + 0.2 * story.load(second))
     if layout.ep > 1:
-        share = hot_share(layout.ep, story.during("crowd", second))[at.ep]
+        share = hot_share(layout.ep, story.hot_experts(second))[at.ep]
         each *= 1 - _EXPERTS + _EXPERTS * share * layout.ep
     if rank == story.LATE_RANK and story.during("late", second):
         each *= story.LATE

@@ -16,7 +16,7 @@ from tui.demo.schedule import Script, Second, second_of, window
 
 TOTAL = 141_000_000_000
 _USED = 134_500_000_000
-_WEIGHTS = 61_000_000_000  # of all ranks of a replica
+WEIGHTS = 61_000_000_000  # of all ranks of a replica
 _ACTIVATIONS, _WORKSPACE, _OTHER = 9_600_000_000, 2_900_000_000, 900_000_000
 _CLOCK_MHZ, _SLOW_CLOCK_MHZ = 1755, 1095
 
@@ -121,7 +121,7 @@ def _axes(script: Script, second: int, rank: int, done: Second, pace: Pace) -> d
 
 
 def _memory(script: Script) -> MemoryView:
-    weights = _WEIGHTS // script.layout.replica_size
+    weights = WEIGHTS // script.layout.replica_size
     return MemoryView(
         weights=weights,
         kv=_USED - weights - _ACTIVATIONS - _WORKSPACE - _OTHER,
@@ -174,7 +174,7 @@ def _device(script: Script, at: float, rank: int) -> DeviceRecord:
 def _starting(info: RankInfo, state: str, moment: float, script: Script) -> RankView:
     """A rank that has not made a step yet: nothing but its memory is known."""
     since = story.launched(moment)[0]
-    loaded = round(_WEIGHTS / script.layout.replica_size * min(1.0, max(0.0, (since - 1.5) / 5.5)))
+    loaded = round(WEIGHTS / script.layout.replica_size * min(1.0, max(0.0, (since - 1.5) / 5.5)))
     unknown = ("util", "bubble_pct", "step_ms", "compute_ms", "recv_wait_ms", "gap_ms", "tokens_per_s")
     return RankView(
         **dict.fromkeys((*unknown, "expert_tokens", "age_s")),

@@ -10,7 +10,7 @@ from runtime.layout import Layout
 from telemetry.records import StepRecord
 from telemetry.snapshot import DeploymentView, Snapshot
 from tui.demo import figures, story
-from tui.demo.ranks import rank_view
+from tui.demo.ranks import WEIGHTS, rank_view
 from tui.demo.schedule import Script
 from tui.demo.timeline import timeline
 
@@ -71,7 +71,8 @@ def deployment(script: Script, at: float, emulated: bool = False) -> DeploymentV
     moment = script.moment(at)
     since, generation = story.launched(moment)
     state = story.state(moment)
-    phase, progress = story.start_phase(since) if state in ("STARTING", "RESTARTING") else ("", None)
+    starting = state in ("STARTING", "RESTARTING")
+    phase, progress, begun = story.start_phase(since) if starting else ("", None, 0.0)
     return DeploymentView(
         name=script.name,
         state=state,
@@ -83,6 +84,10 @@ def deployment(script: Script, at: float, emulated: bool = False) -> DeploymentV
         emulated=emulated,
         phase=phase,
         progress=progress,
+        loaded=round(WEIGHTS * progress) if phase == "load" and progress is not None else None,
+        to_load=WEIGHTS if phase == "load" else None,
+        phase_ns=round(1e9 * (at - since + begun)) if starting else None,
+        no_demand_pct=figures.no_demand(script, at),
         reason="rank 1: CUDA out of memory: 3.2 GiB asked, 1.1 GiB free (weights 71.4, KV 66.2)" if state == "FAILED" else "",
         engine=figures.engine(script, at),
         ranks=tuple(rank_view(script, at, rank) for rank in range(script.layout.world_size)),

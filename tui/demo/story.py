@@ -12,9 +12,10 @@ _START = ((1.5, "spawn"), (7.0, "load"), (9.0, "warm-up"))
 
 ACTS = {  # seconds of the script
     "late": (30.0, 60.0),  # rank 3 computes longer than its group
+    "hot": (60.0, 70.0),  # in an ep layout one member's experts are
     "quiet": (70.0, 84.0),  # no request arrives
     "thin": (84.0, 96.0),  # two requests, so one micro-batch for all stages
-    "crowd": (96.0, 110.0),  # KV is full; in an ep layout one member's experts are hot
+    "crowd": (96.0, 110.0),  # KV is full, the hot experts are hot again
     "throttled": (122.0, 136.0),  # rank 1 is hot, its clock falls
     "host": (136.0, 150.0),  # the host is slow between two steps
     "failed": (150.0, 170.0),
@@ -56,14 +57,18 @@ def launched(moment: float) -> tuple[float, int]:
     return (moment, 1) if moment < DEATH else (moment - DEATH, 2)
 
 
-def start_phase(since: float) -> tuple[str, float]:
-    """What a launch is at, and how far that is."""
+def start_phase(since: float) -> tuple[str, float, float]:
+    """What a launch is at, how far that is, and when it began."""
     begin = 0.0
     for end, name in _START:
         if since < end:
-            return name, (since - begin) / (end - begin)
+            return name, (since - begin) / (end - begin), begin
         begin = end
-    return "", 1.0
+    return "", 1.0, begin
+
+
+def hot_experts(moment: float) -> bool:
+    return during("hot", moment) or during("crowd", moment)
 
 
 def load(moment: float) -> float:

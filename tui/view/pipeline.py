@@ -169,8 +169,7 @@ def summary(deployment: DeploymentView, window_s: float, columns: int) -> list[L
 
 def _bubbles(deployment: DeploymentView, columns: int) -> Line:
     stages = grouped(deployment.ranks, "pp")
-    count = deployment.engine.in_flight
-    each = deployment.engine.in_flight // max(1, deployment.layout.get("dp", 1))
+    flying = deployment.engine.micro_batches
     means = [_mean([rank.bubble_pct for rank in ranks]) for ranks in stages]
     if len(stages) < 2:
         return keep(
@@ -181,9 +180,9 @@ def _bubbles(deployment: DeploymentView, columns: int) -> Line:
     if len(stages) > _FEW and known:
         measured = f"{percent(min(known))} to {percent(max(known))}, most in stage {known[max(known)]}"
     theory = f"theory {percent(deployment.ideal_bubble_pct)}"
-    if deployment.ideal_bubble_pct is not None:
-        theory += f" with {count} micro-batch{'es' if count != 1 else ''} in flight"
-    once = f"one fill and drain {percent(100 * bubble_fill_drain(len(stages), each))}" if each else ""
+    if flying is not None:
+        theory += f" with {flying:.1f} micro-batches in flight"
+    once = f"one fill and drain {percent(100 * bubble_fill_drain(len(stages), max(1, round(flying))))}" if flying else ""
     parts = [Part(0, line(f" bubble {measured}", "bold")), Part(1, line(theory)), Part(2, line(once, "dim") if once else BLANK)]
     return keep(parts, columns)
 
