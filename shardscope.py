@@ -541,10 +541,11 @@ def watch(place: RunDir, seconds: float | None, headless: bool = False, readonly
     """The dashboard; without a terminal, or `headless`, plain lines for so many seconds (None: until somebody ends us)."""
     info = place.info
     if not headless and info is not None and on_screen():
+        from telemetry.endpoints import HubEndpoints
         from tui.app import main as show
         from tui.source import LiveSource
 
-        show(LiveSource(info.telemetry), readonly, place.path, keymap())
+        show(LiveSource(HubEndpoints.under(place.path)), readonly, place.path, keymap())
         return
     from runtime.client import ControlClient
 
@@ -556,9 +557,9 @@ def watch(place: RunDir, seconds: float | None, headless: bool = False, readonly
 
 
 def print_lines(snapshot: Snapshot) -> None:
-    from tui.view.plain import deployment_lines, rank_lines
+    from tui.view.plain import deployment_lines, finding_lines, rank_lines
 
-    for line in (*deployment_lines(snapshot), *rank_lines(snapshot)):
+    for line in (*deployment_lines(snapshot), *finding_lines(snapshot), *rank_lines(snapshot)):
         print(line, flush=True)
 
 

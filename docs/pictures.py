@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 
 async def draw(run_dir: Path, seconds: float) -> None:
     """Watch for so long that the histories have something to show, then save each screen."""
-    app = Dashboard(LiveSource(HubEndpoints.under(run_dir).snapshots))
+    app = Dashboard(LiveSource(HubEndpoints.under(run_dir)))
     async with app.run_test(size=SIZE) as pilot:
         await asyncio.sleep(seconds)
         snapshot, feed = app.session.look()

@@ -9,7 +9,9 @@ from typing import Self
 import zmq
 
 from telemetry.codec import MAX_SNAPSHOT, CodecError, decode_snapshot
-from telemetry.endpoints import REQUEST
+from telemetry.connection import connected
+from telemetry.curve import ViewerKeys
+from telemetry.endpoints import REQUEST, is_remote
 from telemetry.snapshot import Snapshot
 
 PATIENCE_S = 2.0  # without an answer for so long, the hub is unreachable and the request is made anew
@@ -19,14 +21,14 @@ class TelemetryClient:
     """Polls the hub's snapshot endpoint, from one thread.
 
     One request is under way at a time and the newest answer wins, so a client that slept sees the present and not a queue of
-    pasts. A hub that restarts is found again by itself.
+    pasts. A hub that restarts is found again by itself. Over TCP it needs keys: `poll` raises KeyProblem without.
     """
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, keys: ViewerKeys | None = None) -> None:
         self.snapshot: Snapshot | None = None  # the newest ever received
         self.seq = 0  # the hub's delta after which `snapshot` was taken
         self.refused = 0  # answers that could not be read
-        self._endpoint = endpoint
+        self._endpoint, self._keys = endpoint, keys
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket: zmq.Socket[bytes] | None = None
         self._asked_s: float | None = None  # when the request under way was sent
@@ -47,8 +49,12 @@ class TelemetryClient:
 
     @property
     def age_s(self) -> float | None:
-        """How old `snapshot` is by now; `None` before the first."""
-        return None if self.snapshot is None else max(0, time.perf_counter_ns() - self.snapshot.time_ns) / 1e9
+        """How old `snapshot` is by now; `None` before the first. Of another machine, whose clock is not ours: since it came."""
+        if self.snapshot is None or self._answered_s is None:
+            return None
+        if is_remote(self._endpoint):
+            return time.monotonic() - self._answered_s
+        return max(0, time.perf_counter_ns() - self.snapshot.time_ns) / 1e9
 
     @property
     def reachable(self) -> bool:
@@ -68,10 +74,7 @@ class TelemetryClient:
 
     def _ask(self, now_s: float) -> None:
         if self._socket is None:
-            self._socket = self._context.socket(zmq.DEALER)
-            self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_SNAPSHOT)
-            self._socket.linger = 0
-            self._socket.connect(self._endpoint)
+            self._socket = connected(self._context, zmq.DEALER, self._endpoint, MAX_SNAPSHOT, self._keys)
         try:
             self._socket.send(REQUEST, zmq.NOBLOCK)
         except zmq.ZMQError:

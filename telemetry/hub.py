@@ -2,7 +2,8 @@
 
 Three sockets: PULL takes envelopes; PUB sends each on as a delta; ROUTER answers "snapshot" with the state after delta n, so that
 a reader takes a snapshot and then the deltas beyond n. None of them waits for anybody: a reader that stops loses deltas, which
-their numbers tell it, and the hub holds a bounded amount for it.
+their numbers tell it, and the hub holds a bounded amount for it. For viewers on other machines the latter two listen on TCP too,
+encrypted, and only to whom a list of keys allows.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import NamedTuple, Self
 import zmq
 
 from telemetry.codec import MAX_MESSAGE, CodecError, decode_envelope, encode_envelope, encode_snapshot
-from telemetry.endpoints import REQUEST, HubEndpoints
+from telemetry.curve import ZAP_ENDPOINT, HubKeys, KeyProblem
+from telemetry.endpoints import REQUEST, HubEndpoints, is_remote
 from telemetry.fold import Fold
 from telemetry.keyframe import Keyframe
 from telemetry.records import SCHEMA_VERSION, Envelope, Record
@@ -27,6 +29,9 @@ BATCH = 200  # messages taken before the daemon's other tasks have their turn
 RECORDS_HELD = 1000  # of one sender, not taken yet; its own socket holds as many
 DELTAS_HELD = 10_000  # for one subscriber that does not read
 ANSWERS_HELD = 2  # for one asker that does not read; megabytes each when ranks are many
+_DENIALS = (
+    zmq.Event.HANDSHAKE_FAILED_NO_DETAIL | zmq.Event.HANDSHAKE_FAILED_PROTOCOL | zmq.Event.HANDSHAKE_FAILED_AUTH
+)  # fmt: skip
 SNAPSHOT_AGE_NS = 20_000_000  # a snapshot this young answers the next request too, so asking often costs little
 
 log = logging.getLogger(__name__)
@@ -44,11 +49,23 @@ class Delta(NamedTuple):
 Subscriber = Callable[[Delta], None]
 
 
+class Public(NamedTuple):
+    """Where viewers on other machines find the hub, and by which keys."""
+
+    endpoints: HubEndpoints
+    keys: HubKeys
+
+
 class Hub:
     """Owned by the daemon's event loop, on which every method is called. `async with`, or `start` and `close`."""
 
-    def __init__(self, endpoints: HubEndpoints, window_s: float = 10.0) -> None:
+    def __init__(self, endpoints: HubEndpoints, window_s: float = 10.0, public: Public | None = None) -> None:
+        """Raises KeyProblem for `endpoints` that others can reach: these are `public`'s."""
+        if any(map(is_remote, endpoints)):
+            raise KeyProblem(f"{', '.join(endpoints)}: telemetry leaves this machine only with keys")
         self.endpoints = endpoints
+        self.denied = 0  # connections from other machines whose key is not on the list
+        self._public = public
         self.seq = 0  # deltas so far
         self._fold = Fold(window_s)
         self._boot = time.perf_counter_ns()
@@ -65,6 +82,19 @@ class Hub:
         self._deltas = self._bind(zmq.PUB, self.endpoints.deltas, DELTAS_HELD)
         self._router = self._bind(zmq.ROUTER, self.endpoints.snapshots, ANSWERS_HELD)
         self._readers = [_Reader(pull, self._on_message), _Reader(self._router, self._on_request)]
+        if self._public is not None:
+            self._open(self._public)
+
+    def _open(self, public: Public) -> None:
+        """Let the two sockets that tell listen on TCP too; what is set now holds for what is bound now."""
+        assert self._context is not None
+        self._door = self._context.socket(zmq.REP)
+        self._door.bind(ZAP_ENDPOINT)
+        self._readers.append(_Reader(self._door, self._on_arrival))
+        for socket, endpoint in ((self._deltas, public.endpoints.deltas), (self._router, public.endpoints.snapshots)):
+            self._readers.append(_Reader(socket.get_monitor_socket(_DENIALS), self._on_denial))
+            public.keys.protect(socket)
+            socket.bind(endpoint)
 
     def close(self) -> None:
         """Stop serving. What peers have not read is dropped."""
@@ -119,6 +149,15 @@ class Hub:
         socket.linger = 0
         socket.bind(endpoint)
         return socket
+
+    def _on_arrival(self, request: list[bytes]) -> None:
+        assert self._public is not None
+        self._door.send_multipart(self._public.keys.answer(request))
+
+    def _on_denial(self, _event: list[bytes]) -> None:
+        self.denied += 1
+        if self.denied.bit_count() == 1:  # who is refused tries again, and again
+            log.warning("refused %d connections to telemetry: no key, or none on the list", self.denied)
 
     def _on_message(self, frames: list[bytes]) -> None:
         try:

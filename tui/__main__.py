@@ -26,7 +26,7 @@ def _arguments() -> argparse.Namespace:
 
 def _source(arguments: argparse.Namespace) -> Source:
     if arguments.source == "live":
-        return LiveSource(HubEndpoints.under(arguments.run_dir).snapshots)
+        return LiveSource(HubEndpoints.under(arguments.run_dir))
     return DemoSource(arguments.layout)
 
 

@@ -23,7 +23,7 @@ async def until(condition, within=8.0):
 
 async def test_a_daemon_that_goes_and_comes_back(tmp_path):
     endpoints = HubEndpoints.under(tmp_path)
-    source = LiveSource(endpoints.snapshots)
+    source = LiveSource(endpoints)
     session = Session(source)
     source.start()
     try:
@@ -48,7 +48,7 @@ async def test_a_daemon_that_goes_and_comes_back(tmp_path):
 
 async def test_collection_goes_on_while_paused(tmp_path):
     endpoints = HubEndpoints.under(tmp_path)
-    source = LiveSource(endpoints.snapshots)
+    source = LiveSource(endpoints)
     session = Session(source)
     source.start()
     try:
@@ -68,7 +68,7 @@ async def test_collection_goes_on_while_paused(tmp_path):
 
 
 def test_close_is_quick_without_a_daemon(tmp_path):
-    source = LiveSource(HubEndpoints.under(tmp_path).snapshots)
+    source = LiveSource(HubEndpoints.under(tmp_path))
     source.start()
     began = time.monotonic()
     source.close()
