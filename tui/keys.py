@@ -48,6 +48,8 @@ SCREENS = (  # a number key a screen; `name` is its mode
     ),
     ("collectives", Key("4", "4", "app.switch_mode('collectives')", "Collectives", "by op, size: speed, waits, who is late", 4)),
     ("experts", Key("5", "5", "app.switch_mode('experts')", "Experts", "tokens by layer and expert, how even they are", 4)),
+    ("deploy", Key("6", "6", "app.switch_mode('deploy')", "Deploy", "a new deployment, or a change of this one", 4)),
+    ("stress", Key("7", "7", "app.switch_mode('stress')", "Stress", "a load on this deployment, and what its clients see", 4)),
 )
 
 APP = (
@@ -115,8 +117,31 @@ PIPELINE = (
     Key("n", "n", "screen.next_group", "next group", "the next replica or ep member, where there are several", 6),
 )
 
+FORM = (  # every screen with a form
+    Key("down,j", "down j", "screen.move(1)", "field below", "mark the field below", None),
+    Key("up,k", "up k", "screen.move(-1)", "field above", "mark the field above", None),
+    Key("left", "left", "screen.turn(-1)", "less", "the marked field's value before: half as much, the previous choice", None),
+    Key("right", "← →", "screen.turn(1)", "value", "the marked field's next value: twice as much, the next choice", 2),
+    Key("enter", "enter", "screen.type", "type", "type the marked field's value; enter keeps it, esc forgets it", 1),
+)
+
+DEPLOY = (
+    *FORM,
+    Key("d", "d", "screen.apply", "do it", "asks first, then deploys or changes", 1, STEER),
+    Key("n", "n", "screen.new_or_change", "new/change", "a new deployment, or a change of the running one", 3),
+    Key("f", "f", "screen.fix", "fix", "take what would make it possible, or make it fit", 3),
+    Key("R", "R", "screen.reset", "reset", "forget what was filled in", 5),
+    Key("escape", "esc", "screen.close", "close", "forget how the last order ended", None),
+)
+
+TYPING = (  # while a field is typed every other key is text
+    Key("enter", "enter", "screen.keep_field", "keep", "", 0),
+    Key("tab", "tab", "screen.complete_path", "complete", "", 1),
+    Key("escape", "esc", "screen.leave_field", "forget", "", 0),
+)
+
 REPLAY = (  # under every screen of a replay, and before its own
-    Key("space", "space", "app.pause", "play/pause", "let the recording play, or stand still", 1),
+    Key("space", "space", "screen.replay_toggle", "play/pause", "let the recording play, or stand still", 1),
     Key("L", "L", "screen.replay_leave", "leave", "back from the replay to what was shown before", 2),
     Key("comma", ",", "screen.replay_skip(-10)", "10 s back", "ten seconds back", None),
     Key("full_stop", ", .", "screen.replay_skip(10)", "10 s", "ten seconds on", 3),
@@ -134,6 +159,20 @@ REPLAY_ELSEWHERE = (  # on screens that have no use of their own for the key
     Key("minus", "-", "screen.replay_faster(-1)", "slower", "half as fast, down to 0.25x", None),
     Key("plus,equals_sign", "+ -", "screen.replay_faster(1)", "speed", "twice as fast, up to 16x", 3),
 )
+
+STRESS = (
+    *FORM,
+    Key("x", "x", "screen.start", "start", "begin this load; asks first when others are at work", 0, STEER),
+    Key("R", "R", "screen.reset", "reset", "the fields as they began", 5),
+    Key("K", "K", "screen.stop_load", "stop load", "end the load, keep what was measured; with none: stop the deployment", 0),
+    Key("w", "w", "screen.next_window", "window", "figures of the last 10 s, 60 s, or the whole run", 1),
+    Key("n", "n", "screen.new", "another", "back to the form, for another load", 0),
+)
+STRESS_WHILE = {  # what each phase of the screen offers of them
+    "asking": ("start", "move", "type", "turn", "reset"),
+    "running": ("stop_load", "next_window"),
+    "over": ("new",),
+}
 
 COLLECTIVES = (
     Key("s", "s", "screen.next_sort", "sort", "next figure to sort by, greatest first", 3),
