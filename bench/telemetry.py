@@ -3,7 +3,8 @@
     python bench/telemetry.py MODEL [--layout tp2] [--concurrency 8] [--pairs 8]
 
 Both deployments stay loaded; the idle one sleeps. The order within a pair alternates. The hub is a real one, in a process of
-its own on the same cores. Prints the ratio of each pair's decode rates, their median, and microseconds per record in the rank.
+its own on the same cores. Prints the ratio of each pair's decode rates, their median, microseconds per step record in the rank,
+and nanoseconds to count a collective.
 """
 
 from __future__ import annotations
@@ -14,15 +15,23 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 # before this folder, whose telemetry.py is not the package
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.hub import running_hub
 from runtime import LLM, SamplingParams
-from runtime.layout import Layout
+from runtime.engine.plan import MemberPlan
+from runtime.layout import Coordinates, Layout
+from runtime.parallel.communicator import Communicator
+from runtime.parallel.mesh import Mesh
+from runtime.rank.board import Board, Op
+from runtime.rank.memory import HostMemory
+from runtime.rank.recorder import StepRecorder
+from runtime.rank.timeline import HostTimeline
 from telemetry.emitter import Emitter
-from telemetry.records import AxisTime, StepRecord
 
 NEW = 64
 
@@ -37,17 +46,38 @@ def rate(llm: LLM, count: int) -> float:
 
 
 def microseconds(endpoint: str, name: str) -> float:
-    """Median time to build, encode and send a step record, one every 2 ms as a rank does, busy in between."""
+    """Median time that a rank spends on telling of a step, one every 2 ms, busy in between; collectives are counted apart."""
+    tp = Communicator("tp", 2, 0, cast(Any, object()), Board.create(1).ranks[0])
+    executor = cast(Any, SimpleNamespace(mesh=Mesh(Layout(tp=2), 0, Coordinates(0, 0, 0, 0), tp, tp, tp, range(0), range(0))))
+    executor.stage, executor.timeline = SimpleNamespace(caches=[], layers=[]), HostTimeline()
+    config = cast(Any, SimpleNamespace(rank=0, generation=1))
     times = []
     with Emitter(endpoint, name, "rank:0") as emitter:
-        for step in range(1000):
+        recorder = StepRecorder(config, executor, 100, HostMemory(config, 0), emitter)
+        for step in range(2000):
+            for _ in range(49):
+                tp._count(Op.ALL_REDUCE, step, 4096, 4096, 12_345, 6_789)
             start = time.perf_counter_ns()
-            axes = {"tp": AxisTime(48, 1 << 20, 1000, 1000)}
-            emitter.emit(StepRecord(0, 1, step, 0, start, 10, 0, 1, 1, 6, axes, 0, 8, 8, 10, 100, 1 << 30))
+            recorder.began(False)
+            executor.timeline.enter("forward")
+            executor.timeline.enter("sample")
+            executor.timeline.leave()
+            recorder.ended(step, 0, MemberPlan(decodes=8, kv_used=10), 8, 8)
             times.append((time.perf_counter_ns() - start) / 1e3)
             while time.perf_counter_ns() - start < 2_000_000:
                 pass
     return statistics.median(times)
+
+
+def nanoseconds() -> float:
+    """Least time, of many rounds, to count one collective, in its axis' sums and by its kind."""
+    tp, rounds = Communicator("tp", 2, 0, cast(Any, object()), Board.create(1).ranks[0]), []
+    for _ in range(200):
+        start = time.perf_counter_ns()
+        for number in range(1000):
+            tp._count(Op.ALL_REDUCE, number, 4096, 4096, 12_345, 6_789)
+        rounds.append((time.perf_counter_ns() - start) / 1000)
+    return min(rounds)
 
 
 def main() -> None:
@@ -76,7 +106,7 @@ def main() -> None:
             f"{name} {args.layout} concurrency {args.concurrency}: on/off median {statistics.median(ratios):.4f}, "
             f"from {min(ratios):.4f} to {max(ratios):.4f}"
         )
-        print(f"one step record in a rank: {microseconds(endpoint, name):.1f} us")
+        print(f"one step in a rank: {microseconds(endpoint, name):.1f} us to tell of it, {nanoseconds():.0f} ns a collective")
 
 
 if __name__ == "__main__":

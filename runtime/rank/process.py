@@ -32,13 +32,14 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _POLL_S = 0.001
 _UNSETTLED_MS = 1  # how often to look whether the device is through
+_GATHER_MS = 10  # a record waits no longer for the next one
 _REST_MS = 100  # without a plan for so long, there is time to tell what a second would have been waited for
 _PLANS, _STEPS, _PROGRESS, _FAULT = field("plans"), field("steps"), field("progress"), field("fault")
 
 
 def main(config: RankConfig) -> None:
     """Run until the engine halts us. Any exception is the caller's to write on the board."""
-    _settle_in(config)
+    settle_in(config)
     status = Board(config.board_fd, Layout(**config.layout).world_size).ranks[config.rank]
     status.pid = os.getpid()
     status.phase = Phase.CONNECTING
@@ -48,7 +49,7 @@ def main(config: RankConfig) -> None:
     memory = memory_probe(config, stage.device, status.weights_bytes)
     executor = _with_cache(config, mesh, stage, status)
     status.loaded_ns = time.perf_counter_ns()
-    _keep_freed_memory()
+    keep_freed_memory()
     status.phase = Phase.WARMING
     commit(status)
     _warm_up(executor, config.max_num_batched_tokens)
@@ -59,7 +60,7 @@ def main(config: RankConfig) -> None:
     status.phase = Phase.STOPPED
 
 
-def _settle_in(config: RankConfig) -> None:
+def settle_in(config: RankConfig) -> None:
     if config.cpus:
         os.sched_setaffinity(0, config.cpus)
     torch.set_num_threads(config.threads)
@@ -69,7 +70,7 @@ def _settle_in(config: RankConfig) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1000, 0, 0, 0)
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Activations of some megabytes come and go in every layer: kept, they cost no page faults.
 
     Not while loading: its leavings would stay.
@@ -184,6 +185,8 @@ def _next_plan(plans: zmq.Socket[bytes], recorder: StepRecorder) -> tuple[StepPl
     while not recorder.settle():
         if plans.poll(_UNSETTLED_MS):
             return decode_plan(plans.recv()), True
-    if not plans.poll(_REST_MS):
-        recorder.rest()
+    if not plans.poll(_GATHER_MS):
+        recorder.tell()
+        if not plans.poll(_REST_MS):
+            recorder.rest()
     return decode_plan(plans.recv()), True

@@ -15,9 +15,10 @@ from runtime.rank.memory import MemoryProbe
 from runtime.rank.timeline import Later, Stretch
 from runtime.rank.totals import Totals
 from telemetry.emitter import Emitter
-from telemetry.records import Phase, StepRecord
+from telemetry.records import AxisTime, Phase, Record, StepRecord
 
 _clock = time.perf_counter_ns
+GATHER_NS = 10_000_000  # steps that end within so long are told in one message: most of a message's cost is its own
 TOTALS_EVERY_NS = 1_000_000_000
 
 
@@ -38,18 +39,21 @@ class _Step(NamedTuple):
 
 
 class StepRecorder:
-    """Emits a record for each step, from `began` (a plan is there) to `ended`, as soon as the device is through with it."""
+    """Makes a record of each step, from `began` (a plan is there) to `ended`, when the device is through with it."""
 
     def __init__(self, config: RankConfig, executor: Executor, kv_blocks: int, memory: MemoryProbe, emitter: Emitter) -> None:
         self._config, self._executor, self._emitter = config, executor, emitter
+        self._axes, self._pp = executor.mesh.axes, executor.mesh.pp
         self._kv_blocks = kv_blocks
         self._probe = memory
         self._totals = Totals(config, executor)
         self._steps: deque[_Step] = deque()
         self._arrived, self._idle = 0, False
+        self._untold: list[Record] = []
         self._unflushed = False
-        self._last_end = self._flushed = _clock()
+        self._last_end = self._flushed = self._told = _clock()
         self._tell_memory()
+        self.tell()
 
     def began(self, idle: bool) -> None:
         """A plan has come; `idle`: it had to be waited for."""
@@ -57,27 +61,33 @@ class StepRecorder:
 
     def ended(self, step: int, slot: int, plan: MemberPlan, sequences: int, tokens: int) -> None:
         """The host is through with the step."""
-        executor = self._executor
-        calls = [axis.calls for axis in executor.mesh.axes]
-        prefill, phases = tokens - plan.decodes, executor.timeline.take()
+        calls = [axis.calls for axis in self._axes]
+        prefill, phases = tokens - plan.decodes, self._executor.timeline.take()
         self._steps.append(
             _Step(step, slot, self._arrived, self._idle, _clock(), prefill, plan.decodes, sequences, plan.kv_used, phases, calls)
         )
         self.settle()
 
     def settle(self) -> bool:
-        """Emit the steps that the device has finished. False: some are not."""
+        """Take the steps that the device has finished. False: some are not."""
         while self._steps:
             phases = self._steps[0].phases()
             if phases is None:
                 return False
-            self._emit(self._steps.popleft(), phases)
+            self._take(self._steps.popleft(), phases)
         return True
 
+    def tell(self) -> None:
+        """Send what was gathered."""
+        if self._untold:
+            self._emitter.emit(*self._untold)
+            self._untold.clear()
+
     def rest(self) -> None:
-        """Nothing has come for a while: what is known is told."""
+        """Nothing has come for a while: what was counted is told, too."""
         if self._unflushed:
             self._flush(_clock())
+        self.tell()
 
     def finish(self) -> None:
         """Nothing will come any more."""
@@ -86,20 +96,25 @@ class StepRecorder:
             self.settle()
         self.rest()
 
-    def _emit(self, step: _Step, phases: list[Stretch]) -> None:
-        mesh = self._executor.mesh
-        for axis, calls in zip(mesh.axes, step.calls, strict=True):
+    def _take(self, step: _Step, phases: list[Stretch]) -> None:
+        for axis, calls in zip(self._axes, step.calls, strict=True):
             axis.settle(calls)
-        receive = mesh.pp.take_receive_wait()
-        axes = {axis.axis: taken for axis in mesh.axes if (taken := axis.take()) is not None}
-        inside = receive + sum(axis.wait_ns + axis.transfer_ns for axis in axes.values())
+        receive = inside = self._pp.take_receive_wait()
+        axes: dict[str, AxisTime] = {}
+        for axis in self._axes:
+            taken = axis.take()
+            if taken is not None:
+                axes[axis.axis] = taken
+                inside += taken.wait_ns + taken.transfer_ns
         before = self._last_end
         start = max(before, step.arrived_ns) if step.idle else before
         end = self._last_end = max(step.ended_ns, phases[-1].end_ns) if phases else step.ended_ns
-        wall = end - start
-        busy = sum(phase.end_ns - phase.start_ns for phase in phases)
-        compute = max(0, busy - inside)
-        self._emitter.emit(
+        busy, told = 0, []
+        for name, begin, until in phases:
+            busy += until - begin
+            told.append(Phase(name, max(0, begin - start), until - begin))
+        wall, compute = end - start, max(0, busy - inside)
+        self._untold.append(
             StepRecord(
                 rank=self._config.rank,
                 generation=self._config.generation,
@@ -118,18 +133,19 @@ class StepRecorder:
                 kv_blocks_used=step.kv_used,
                 kv_blocks_total=self._kv_blocks - 1,
                 memory_bytes=self._memory,
-                phases=[Phase(name, max(0, begin - start), until - begin) for name, begin, until in phases],
+                phases=told,
             )
         )
         self._totals.saw(start)
         self._unflushed = True
         if end - self._flushed >= TOTALS_EVERY_NS:
             self._flush(end)
+        if end - self._told >= GATHER_NS:
+            self._told = end
+            self.tell()
 
     def _flush(self, now: int) -> None:
-        records = self._totals.take(now)
-        if records:
-            self._emitter.emit(*records)
+        self._untold += self._totals.take(now)
         self._flushed, self._unflushed = now, False
         if now - self._told_memory >= TOTALS_EVERY_NS:
             self._tell_memory()
@@ -137,4 +153,4 @@ class StepRecorder:
     def _tell_memory(self) -> None:
         record = self._probe.read([tensor for cache in self._executor.stage.caches for tensor in cache.tensors])
         self._told_memory, self._memory = record.time_ns, record.used or 0
-        self._emitter.emit(record)
+        self._untold.append(record)
