@@ -140,6 +140,7 @@ def test_hot_members_are_marked_and_a_better_placement_found():
     found = rebalanced(view.tokens, view.owners, 4)
     assert found.before > 1.6
     assert found.after < 1.1
+    assert len(found.moves) < 40
     said = "\n".join(lines_of(snapshot, 199, 60, asked=True, preview=found))
     assert f"{found.before:.2f}x → {found.after:.2f}x, {len(found.moves)} of 128 experts move" in said
     assert "nothing to gain" in "\n".join(lines_of(scene(STEADY, "tp2"), asked=True))

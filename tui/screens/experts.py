@@ -20,7 +20,10 @@ _GLOSSARY: Glossary = (
     ("max", "the busiest expert's tokens over the mean of its layer"),
     ("balance", "mean over largest of the ep members' tokens in the layer: 1 is even; ! below 0.8; -- where one has all experts"),
     ("e1 54%", "member of the ep axis that owns the experts below, and its share of all tokens"),
-    ("preview", "greedy: experts from the busiest on, each where the layers' busiest members grow least; memory stays as it is"),
+    (
+        "preview",
+        "greedy: experts from the busiest on, each where the layers' busiest members grow least, or where it is; memory stays",
+    ),
 )
 
 
