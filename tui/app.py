@@ -66,6 +66,8 @@ class Dashboard(App[None]):
 
     def on_mount(self) -> None:
         self.session.source.start()
+        if self.session.recordings is not None:
+            self.session.recordings.start()
         self.set_interval(_WARM_S, self._warm, repeat=len(self._unseen))
 
     def _warm(self) -> None:
@@ -176,8 +178,19 @@ class Dashboard(App[None]):
             self._stopping.add(Steering(self, self.session.run_dir).stop(name))
             self.notify(f"{name} drains, then stops.")
 
+    def action_record(self) -> None:
+        """Has the daemon record what is shown, or end its recording."""
+        deployment = chosen(self.session.look()[0], self.session.options)
+        if deployment is None or self.session.recordings is None or self.session.run_dir is None:
+            self.notify("Nothing is deployed, so there is nothing to record.", severity="warning")
+        elif why := self.session.recordings.toggle(Steering(self, self.session.run_dir), deployment.name):
+            self.notify(why, severity="error")
+
     @on(Told)
     def _told(self, told: Told) -> None:
+        words, bad = self.session.recordings.said(told) if self.session.recordings else ("", False)
+        if words:
+            self.notify(words, severity="error" if bad else "information", timeout=15 if bad else 8)
         if told.over and told.order in self._stopping:
             self._stopping.discard(told.order)
             if told.error:
@@ -189,7 +202,7 @@ class Dashboard(App[None]):
 def tables() -> dict[str, tuple[keys.Key, ...]]:
     """Every key table by the name that it has in the user's key map."""
     own = {screen.TABLE: screen.KEYS for screen in (*SCREENS.values(), *OVERLAYS.values())}
-    return {"app": keys.APP, "view": keys.VIEW, "replay": (*keys.REPLAY, *keys.REPLAY_ELSEWHERE), **own}
+    return {"app": keys.APP, "view": keys.VIEW, **own, "replay": (*keys.REPLAY, *keys.REPLAY_ELSEWHERE)}
 
 
 def main(source: Source, readonly: bool = False, run_dir: Path | None = None, keymap: Keymap | None = None) -> None:

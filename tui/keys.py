@@ -59,6 +59,7 @@ APP = (
     Key("a", "a", "app.overlay('events')", "events", "everything that happened; esc closes", 6),
     Key("d", "d", "app.deploy", "deploy", "to Deploy, with the remedy of the verdict filled in", 7, WRITE),
     Key("x", "x", "app.stress", "stress", "to Stress, load for this deployment", 10, WRITE),
+    Key("r", "r", "app.record", "record", "have the daemon record this deployment, or end its recording", 7, STEER),
     Key("K", "K", "app.stop", "stop", "stop this deployment; asks for its name first", 10, STEER),
     Key("z", "z", "app.maximise", "maximise", "all the room for the middle of the screen, and back", 11),
     Key("c", "c", "app.copy", "copy", "copy the screen's text to the clipboard (OSC 52; in tmux: set-clipboard on)", 11),

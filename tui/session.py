@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from telemetry.records import StepRecord
-from telemetry.snapshot import Snapshot
+from telemetry.snapshot import DeploymentView, Snapshot
 from tui.keymap import Keymap
 from tui.keys import STEER, WRITE, Key
 from tui.logs import Logs
+from tui.recording import Recordings
 from tui.source import Source
-from tui.view.options import Feed, Options
+from tui.view.options import Feed, Options, chosen
 
 if TYPE_CHECKING:
     from profiles.replay import ReplaySource
@@ -48,6 +49,7 @@ class Session:
         self._pause: _Pause | None = None
         self._log: Logs | None = None
         self._left: Source | None = None  # what a replay is shown in place of
+        self.recordings = Recordings(run_dir) if run_dir is not None else None
 
     @property
     def run_dir(self) -> Path | None:
@@ -82,6 +84,8 @@ class Session:
 
     def close(self) -> None:
         """End what is shown and what is not."""
+        if self.recordings is not None:
+            self.recordings.close()
         for source in (self.source, self._left):
             if source is not None:
                 source.close()
@@ -96,7 +100,15 @@ class Session:
             return replay.latest(), Feed(replay.name, replay.age(), replay.problem, paused_s, self.readonly, replay=True)
         paused_s = self._clock() - self._pause.since if self._pause else None
         snapshot = self._pause.snapshot if self._pause else self.source.latest()
-        return snapshot, Feed(self.source.name, self.source.age(), self.source.problem, paused_s, self.readonly)
+        recorded = self._recorded(chosen(snapshot, self.options))
+        feed = Feed(self.source.name, self.source.age(), self.source.problem, paused_s, self.readonly, recorded=recorded)
+        return snapshot, feed
+
+    def _recorded(self, deployment: DeploymentView | None) -> int | None:
+        if deployment is None or self.recordings is None:
+            return None
+        under_way = self.recordings.under_way.get(deployment.name)
+        return under_way.bytes if under_way else None
 
     def timeline(self, deployment: str) -> tuple[StepRecord, ...]:
         """The steps of its ranks in the last seconds; while paused, in those before the pause."""

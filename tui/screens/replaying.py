@@ -30,6 +30,11 @@ class Replaying(Screen[None]):
     def redraw(self) -> None:
         raise NotImplementedError
 
+    def action_replay_toggle(self) -> None:
+        if replay := self.session.replay:
+            replay.toggle()
+            self.redraw()
+
     def action_replay_step(self, frames: int) -> None:
         if replay := self.session.replay:
             replay.step(frames)

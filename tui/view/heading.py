@@ -7,7 +7,7 @@ import textwrap
 from pathlib import PurePath
 
 from telemetry.snapshot import DeploymentView, Snapshot
-from tui.view.figures import age, milliseconds, short, whole
+from tui.view.figures import age, milliseconds, short, size, whole
 from tui.view.line import BLANK, Line, Part, Span, clean, crop, keep, line, shortened, spread, width
 from tui.view.options import Feed, Options, chosen
 from tui.view.verdict import Verdict
@@ -39,6 +39,8 @@ def identity(snapshot: Snapshot | None, feed: Feed, options: Options, columns: i
     """Line 1."""
     deployment = chosen(snapshot, options)
     facts = _facts(deployment, columns // 3) if deployment else [Part(0, line("shardscope", "title"))]
+    if feed.recorded is not None:
+        facts.insert(-3, Part(0, line(f"● REC {size(feed.recorded, options.units)}", "bad")))
     shortest = width(keep([part for part in facts if part.drop == 0], columns))
     right = _provenance(feed, brief=False)
     if shortest + width(right) + _MARGINS > columns:

@@ -30,6 +30,7 @@ class Feed:
     paused_s: float | None = None  # since the screen was frozen; the source goes on
     readonly: bool = False
     replay: bool = False  # it is a recording, which has no age, and a line of its own for where it is
+    recorded: int | None = None  # bytes of the recording of the deployment that is shown, while the daemon makes one
 
     @property
     def stale(self) -> bool:
