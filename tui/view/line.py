@@ -55,7 +55,10 @@ def shortened(name: str, columns: int) -> str:
 
 
 def width(spans: Iterable[Span]) -> int:
-    return sum([len(span.text) for span in spans])
+    cells = 0
+    for span in spans:
+        cells += len(span[0])
+    return cells
 
 
 def text(spans: Iterable[Span]) -> str:
@@ -73,7 +76,7 @@ def merged(spans: Line) -> list[Span]:
     for span in spans:
         last = few[-1] if few else None
         if last and last.action == span.action and (last.role == span.role or span.text.isspace()):
-            few[-1] = last._replace(text=last.text + span.text)
+            few[-1] = Span(last.text + span.text, last.role, last.action)
         elif span.text:
             few.append(span)
     return few

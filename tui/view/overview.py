@@ -9,7 +9,7 @@ from tui.keys import Key
 from tui.view import panels
 from tui.view.frame import Frame
 from tui.view.grid import columns_fit, grid, grid_rows
-from tui.view.line import line
+from tui.view.line import Line, line
 from tui.view.options import Feed, Options, chosen
 from tui.view.screen import head_and_foot
 from tui.view.table import table
@@ -26,6 +26,7 @@ def overview(snapshot: Snapshot | None, feed: Feed, options: Options, keys: Sequ
     if snapshot is None or deployment is None:
         return Frame(head, foot=foot).cropped(columns, rows)
     second = snapshot.time_ns // 1_000_000_000
+    ranks: Sequence[Line]
     focus: tuple[int, int] | None = None
     if not deployment.ranks:
         ranks = [line(" no ranks yet", "dim")]

@@ -10,6 +10,7 @@ from tui.view import cells
 from tui.view.bars import history
 from tui.view.columns import Column, fitting, row, titles
 from tui.view.figures import UNAVAILABLE, milliseconds, percent, short
+from tui.view.frame import Rows
 from tui.view.heading import state
 from tui.view.line import Line, Span, clean, crop, fit, joined, line, rule
 from tui.view.options import Options, chosen_rank
@@ -22,7 +23,7 @@ class Table(NamedTuple):
     """`focus`: the rows of the body, from and to before, that hold the marked rank."""
 
     head: list[Line]
-    body: list[Line]
+    body: Sequence[Line]
     focus: tuple[int, int]
 
 
@@ -40,7 +41,7 @@ def table(deployment: DeploymentView, second: int, options: Options, columns: in
     def cell(stripe: Sequence[RankView], y: int) -> Line:
         return row(chosen, stripe[y], stripe[y] is marked) if y < len(stripe) else ()
 
-    body = [crop(joined(fit(cell(stripe, y), each) for stripe in stripes), columns) for y in range(high)]
+    body = Rows(high, lambda y: crop(joined(fit(cell(stripe, y), each) for stripe in stripes), columns))
     at = ranks.index(marked) % high if marked in ranks else 0
     return Table([_heading(deployment, ranks, options, columns), crop(head, columns)], body, (at, at + 1))
 

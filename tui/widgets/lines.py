@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.segment import Segment
 from rich.style import Style
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.scroll_view import ScrollView
 from textual.selection import Selection
 from textual.strip import Strip
@@ -34,7 +34,9 @@ class Lines(ScrollView, can_focus=False):
         super().__init__(id=id)
         self._lines: Sequence[Line] = ()
         self._strips: dict[int, Strip] = {}
-        self._styles: dict[str, Style] = {}
+        self._roles: dict[str, Style] = {}
+        self._styles: dict[tuple[str, str], Style] = {}  # of a role and a click: to add styles up costs more than to draw
+        self._drawing = False
 
     @property
     def lines(self) -> Sequence[Line]:
@@ -53,30 +55,41 @@ class Lines(ScrollView, can_focus=False):
         if len(lines) != len(old):
             self.virtual_size = Size(self.scrollable_content_region.width, len(lines))
         seen = range(self.scroll_offset.y, self.scroll_offset.y + self.size.height)
-        for y in range(max(len(lines), len(old))):
-            if y >= len(lines) or y >= len(old) or lines[y] != old[y]:
-                self._strips.pop(y, None)
-                if y in seen:
-                    self.refresh_line(y)
+        same = {y for y in seen if y < min(len(lines), len(old)) and lines[y] == old[y]}
+        self._strips = {y: strip for y, strip in self._strips.items() if y in same}
+        for y in seen:
+            if y not in same and y < max(len(lines), len(old)):
+                self.refresh_line(y)
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        self._drawing = True
+        try:
+            return super().render_lines(crop)
+        finally:
+            self._drawing = False
 
     def render_line(self, y: int) -> Strip:
         y += self.scroll_offset.y
         strip = self._strips.get(y)
         if strip is None:
             strip = self._strips[y] = self._strip(y)
-        return strip
+        # Offsets are for whoever asks what the mouse is on. To draw them as well would cost as much as all the rest.
+        return strip if self._drawing else strip.apply_offsets(0, y)
 
     def _strip(self, y: int) -> Strip:
-        base = self.rich_style
-        width = self.size.width
+        width, base = self.size.width, self._style("", "")
         if y >= len(self._lines):
             return Strip.blank(width, base)
-        self._styles = self._styles or styles(self.app.current_theme, not self.app.no_color)
-        segments = [
-            Segment(span.text, base + self._styles[span.role] + (Style(meta={"@click": span.action}) if span.action else _PLAIN))
-            for span in merged(self._lines[y])
-        ]
-        return self._selected(Strip(segments), y).adjust_cell_length(width, base).apply_offsets(0, y)
+        segments = [Segment(span.text, self._style(span.role, span.action)) for span in merged(self._lines[y])]
+        return self._selected(Strip(segments), y).adjust_cell_length(width, base)
+
+    def _style(self, role: str, action: str) -> Style:
+        known = self._styles.get((role, action))
+        if known is None:
+            self._roles = self._roles or styles(self.app.current_theme, not self.app.no_color)
+            known = self.rich_style + self._roles[role] + (Style(meta={"@click": action}) if action else _PLAIN)
+            self._styles[role, action] = known
+        return known
 
     def _selected(self, strip: Strip, y: int) -> Strip:
         span = self.text_selection.get_span(y) if self.text_selection else None
@@ -97,7 +110,7 @@ class Lines(ScrollView, can_focus=False):
 
     def notify_style_update(self) -> None:
         super().notify_style_update()
-        self._styles = {}
+        self._roles, self._styles = {}, {}
         self._redraw()
 
     def on_resize(self) -> None:
