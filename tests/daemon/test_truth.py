@@ -1,0 +1,223 @@
+"""Truth by injection: what is done to a real deployment, and how much of it, is what records, snapshot and findings say.
+
+Tolerance: a tenth of what was injected. The amounts are large against what a busy machine adds by itself, and of many steps the
+median counts.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from served import Served
+from under_load import pids
+
+from profiles.container import KEYFRAMES
+from profiles.reader import Profile
+from runtime.checkpoint.synthetic import write_checkpoint
+from runtime.rank.board import Board
+from runtime.rank.faults import Fault
+from telemetry.codec import decode_envelope
+from telemetry.diagnosis import Finding, diagnose
+from telemetry.histograms import duration_bounds
+from telemetry.records import CollectiveRecord, ExpertRecord, Record, StepRecord
+from telemetry.snapshot import DeploymentView
+
+SLOW_S = 0.04
+LATE_S = 1.0
+STOPPED_S = 3.0
+WINDOW_S = 10.0
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    with TemporaryDirectory(prefix="shardscope-test-") as path:
+        daemon = Served(Path(path))
+        yield daemon
+        daemon.close()
+
+
+@pytest.fixture
+def deployed(served: Served) -> Iterator[Callable[..., Served]]:
+    """`deployed(checkpoint, tp=2, ...)`: a deployment that ends with the test."""
+
+    def deploy(path: Path, **asked: object) -> Served:
+        served.deploy(path, **{"tp": 1, **asked, "dtype": "float32"})
+        return served
+
+    yield deploy
+    served.client.stop("t", now=True)
+
+
+@contextmanager
+def recorded(served: Served, path: Path) -> Iterator[list[Record]]:
+    """What the deployment tells meanwhile; filled at the end."""
+    records: list[Record] = []
+    list(served.client.record("t", path, wait=False))
+    yield records
+    served.client.stop_recording("t")
+    with Profile(path) as profile:
+        for entry in profile.entries():
+            if entry.topic != KEYFRAMES:
+                records += decode_envelope(entry.data).records
+
+
+def inject(served: Served, rank: int, fault: Fault, seconds: float) -> None:
+    """Onto the board that the ranks inherited."""
+    fds = Path(f"/proc/{pids(served)[rank]}/fd")
+    found = next(fd for fd in fds.iterdir() if "shardscope-board" in os.readlink(fd))
+    board = os.open(found, os.O_RDWR)
+    try:
+        status = Board(board, len(pids(served))).ranks[rank]
+        status.fault_arg, status.fault = round(seconds * 1e6), fault
+    finally:
+        os.close(board)
+
+
+def view(served: Served) -> DeploymentView:
+    return next(each for each in served.client.snapshot().deployments if each.name == "t")
+
+
+def steps_of(records: list[Record], rank: int) -> list[StepRecord]:
+    return [record for record in records if isinstance(record, StepRecord) and record.rank == rank]
+
+
+def forward_ns(step: StepRecord) -> int:
+    return sum(phase.duration_ns for phase in step.phases if phase.name == "forward")
+
+
+def about(injected: float) -> object:
+    return pytest.approx(injected, rel=0.1)
+
+
+def finding(seen: DeploymentView, kind: str) -> Finding:
+    found = diagnose(seen, WINDOW_S)
+    return next((each for each in found if each.kind == kind), None) or pytest.fail(f"no {kind} among {found}")
+
+
+def test_a_rank_that_is_slow_in_its_forward(
+    deployed: Callable[..., Served], make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    served = deployed(make_checkpoint("llama"), tp=2)
+    inject(served, 1, Fault.SLOW_FORWARD, SLOW_S)
+    with recorded(served, tmp_path / "slow.mcap") as records, served.stream(400) as events:
+        for _ in range(170):  # of so many seconds that it is no chance who was last in each of them
+            next(events)
+        seen = view(served)
+    fast, slow = steps_of(records, 0), steps_of(records, 1)
+    longer = median(b.compute_ns - a.compute_ns for a, b in zip(fast, slow, strict=False))
+    forward = median(b - a for a, b in zip(map(forward_ns, fast), map(forward_ns, slow), strict=False))
+    waited = median(a.axes["tp"].wait_ns - b.axes["tp"].wait_ns for a, b in zip(fast, slow, strict=False))
+    assert longer / 1e9 == about(SLOW_S)
+    assert waited / 1e9 == about(SLOW_S)
+    assert abs(forward) / 1e9 < 0.1 * SLOW_S, "who waits inside its forward is in it as long"
+    quick, late = seen.ranks
+    assert late.axes["tp"].late_ms == about(1e3 * SLOW_S)
+    assert (quick.axes["tp"].late_ms or 0.0) < 1e2 * SLOW_S
+    share = 1e5 * SLOW_S / (late.step_ms or 0.0)  # percent of a step
+    assert quick.split is not None
+    assert late.split is not None
+    assert quick.split.wait == about(share)
+    assert late.split.compute == about(share)
+    most = max(seen.collectives, key=lambda each: each.calls_per_s)
+    assert (most.op, most.straggler) == ("all_reduce", 1)
+    blamed = finding(seen, "straggler")
+    assert blamed.ranks == (1,)
+    assert blamed.share_pct == about(share)
+
+
+def test_one_collective_that_a_rank_comes_late_to(
+    deployed: Callable[..., Served], make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    served = deployed(make_checkpoint("llama"), tp=2)
+    with recorded(served, tmp_path / "late.mcap") as records:
+        served.complete(15)
+        inject(served, 1, Fault.LATE, LATE_S)
+        served.complete(15)
+        seen = view(served)
+    long = [
+        (told.rank, told.op, bounds, count)
+        for told in records
+        if isinstance(told, CollectiveRecord)
+        for bucket, count in told.waits.items()
+        if (bounds := duration_bounds(bucket))[0] > LATE_S * 0.5e9
+    ]
+    ((rank, op, bounds, count),) = long
+    assert (rank, op, count) == (0, "all_reduce", 1)
+    assert bounds[0] / 1e9 <= LATE_S * 1.1
+    assert bounds[1] / 1e9 >= LATE_S
+    waits = {rank: sum(step.axes["tp"].wait_ns for step in steps_of(records, rank)) for rank in (0, 1)}
+    assert (waits[0] - waits[1]) / 1e9 == about(LATE_S)
+    late = [rank.axes["tp"].late_ms or 0.0 for rank in seen.ranks]
+    assert (late[1] - late[0]) / 1e3 * len(steps_of(records, 0)) == about(LATE_S)
+
+
+def test_a_stage_that_is_stopped(deployed: Callable[..., Served], make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    served = deployed(make_checkpoint("llama"), pp=2)
+    victim = pids(served)[0]
+    with recorded(served, tmp_path / "stopped.mcap") as records, served.stream(400) as events:
+        for _ in range(20):
+            next(events)
+        stopped = time.monotonic()
+        os.kill(victim, signal.SIGSTOP)
+        time.sleep(2.5)
+        looked = time.monotonic()
+        during = view(served)
+        time.sleep(max(0.0, stopped + STOPPED_S - time.monotonic()))
+        os.kill(victim, signal.SIGCONT)
+        for _ in range(20):
+            next(events)
+        seen = view(served)
+    assert finding(during, "stale").evidence == "1 requests are running"
+    assert min(rank.age_s or 0.0 for rank in during.ranks) == about(looked - stopped)
+    first, second = steps_of(records, 0), steps_of(records, 1)
+    assert max(step.recv_wait_ns for step in second) / 1e9 == about(STOPPED_S)
+    # where the stop has caught it, in a step or between two, is chance
+    assert max(max(step.wall_ns, step.idle_ns) for step in first) / 1e9 == about(STOPPED_S)
+    waiting = seen.ranks[1]
+    assert waiting.split is not None
+    share = 1e11 * STOPPED_S / sum(step.wall_ns + step.idle_ns for step in second)
+    assert waiting.split.stage == about(share)
+    assert waiting.bubble_pct == about(share)
+    assert finding(seen, "bubble")
+
+
+def test_a_router_that_prefers_some_experts(deployed: Callable[..., Served], tmp_path: Path) -> None:
+    skewed(tmp_path / "model")
+    served = deployed(tmp_path / "model", ep=2)
+    with recorded(served, tmp_path / "skewed.mcap") as records:
+        served.complete(400)
+        with served.stream(400) as events:
+            for _ in range(300):
+                next(events)
+            seen = view(served)
+    assert seen.experts is not None
+    for tokens in seen.experts.tokens:
+        assert sum(tokens[:2]) / sum(tokens) == about(1.0)
+    counted = [record for record in records if isinstance(record, ExpertRecord)]
+    hot = sum(sum(row) for record in counted if 0 in record.experts for row in record.tokens)
+    assert hot / sum(sum(map(sum, record.tokens)) for record in counted) == about(1.0)
+    hottest = finding(seen, "expert-imbalance")
+    assert hottest.ranks == (0,)
+    assert "takes 50% of the fullest" in hottest.headline
+
+
+def skewed(path: Path) -> None:
+    """A token goes to one expert, 0 or 1: their scores are opposite, and larger than any other. The first member has both."""
+    write_checkpoint(path, "mixtral", num_experts_per_tok=1)
+    file = path / "model.safetensors"
+    tensors = load_file(file)
+    for name, tensor in tensors.items():
+        if name.endswith(".gate.weight"):
+            tensor[0] = 100 * torch.randn(tensor.shape[1], generator=torch.Generator().manual_seed(1))
+            tensor[1] = -tensor[0]
+    save_file(tensors, file, {"format": "pt"})
