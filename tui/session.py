@@ -112,7 +112,7 @@ class Session:
 
     def timeline(self, deployment: str) -> tuple[StepRecord, ...]:
         """The steps of its ranks in the last seconds; while paused, in those before the pause."""
-        return self._pause.timelines.get(deployment, ()) if self._pause else self._timeline(deployment)
+        return self._pause.timelines.get(deployment, ()) if self._pause else self.source.timeline(deployment)
 
     def pause_or_resume(self) -> None:
         if self.replay:
@@ -123,11 +123,7 @@ class Session:
             return
         snapshot = self.source.latest()
         names = [deployment.name for deployment in snapshot.deployments] if snapshot else []
-        self._pause = _Pause(snapshot, {name: self._timeline(name) for name in names}, self._clock())
-
-    def _timeline(self, deployment: str) -> tuple[StepRecord, ...]:
-        told: tuple[StepRecord, ...] = getattr(self.source, "timeline", lambda _: ())(deployment)
-        return told
+        self._pause = _Pause(snapshot, {name: self.source.timeline(name) for name in names}, self._clock())
 
     def set(self, **changes: Any) -> None:
         self.options = replace(self.options, **changes)

@@ -225,6 +225,7 @@ def test_the_step_under_the_cursor_is_told():
 def test_nothing_known_is_said_and_not_drawn():
     for at in (LOADING, QUIET, FAILED):
         assert any("no step in the last seconds" in line for line in lines_of(at))
+    assert any("before the pause" in line for line in lines_of(STEADY, records=(), feed=Feed("live", 0.2, paused_s=3.0)))
     assert "shardscope deploy" in " ".join(lines_of(STEADY, snapshot=replace(scene(), deployments=()), records=()))
 
 
