@@ -37,6 +37,7 @@ SCREENS = Catalogue(  # by the names of `keys.SCREENS`
     stress="stress.StressScreen",
 )
 OVERLAYS = Catalogue(logs="logs.LogsScreen", events="events.EventsScreen")  # over any of them, until closed
+_FIRST_S = 0.02  # between two looks at a source that has nothing yet
 _WARM_S = 0.3  # between the imports of two screens that nobody has seen yet
 
 
@@ -68,7 +69,14 @@ class Dashboard(App[None]):
         self.session.source.start()
         if self.session.recordings is not None:
             self.session.recordings.start()
-        self.set_interval(_WARM_S, self._warm, repeat=len(self._unseen))
+        self._waiting = self.set_interval(_FIRST_S, self._first_look)
+        self.set_interval(_WARM_S, self._warm, repeat=len(self._unseen) - 1)
+
+    def _first_look(self) -> None:
+        """What is there at last is shown at once."""
+        if self.session.source.latest() is not None:
+            self._waiting.stop()
+            self._redraw()
 
     def _warm(self) -> None:
         """One screen at a time, so that the first key to it is answered as quickly as the next ones."""
