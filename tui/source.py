@@ -52,9 +52,8 @@ class LiveSource:
     while somebody asks for them. With `keys` the daemon may be on another machine.
     """
 
-    name = "live"
-
     def __init__(self, endpoints: HubEndpoints, keys: ViewerKeys | None = None) -> None:
+        self.name = f"live {endpoints.snapshots.removeprefix('tcp://')}" if is_remote(endpoints.snapshots) else "live"
         self._endpoints, self._keys = endpoints, keys
         self._latest: Snapshot | None = None
         self._came_s = 0.0  # when it came
@@ -105,7 +104,7 @@ class LiveSource:
 
     def _follow(self, client: TelemetryClient) -> None:
         began = time.monotonic()
-        while not self._closing.wait(_PERIOD_S):
+        while not self._closing.is_set():
             snapshot = client.poll(_ANSWER_S)
             if snapshot is not None and snapshot is not self._latest:
                 self._came_s = time.monotonic()
@@ -113,3 +112,4 @@ class LiveSource:
             self._steps = self._stepping.poll()
             patient = time.monotonic() - began < PATIENCE_S
             self._problem = "" if client.reachable or patient else "the daemon does not answer"
+            self._closing.wait(_PERIOD_S)
