@@ -23,11 +23,13 @@ from runtime.stress.options import STRESS
 if TYPE_CHECKING:
     from profiles.reader import Profile
     from runtime.run_dir import RunDir
+    from telemetry.hub import Public
     from telemetry.snapshot import Snapshot
     from tui.keymap import Keymap
 
 FAILED, USAGE = 1, 2
 LINES_EVERY_S = 2.0
+ANSWER_S = 5.0
 
 app = typer.Typer(
     name="shardscope",
@@ -41,6 +43,9 @@ RunDirOption = Annotated[
     Path | None, typer.Option("--run-dir", envvar="SHARDSCOPE_RUN_DIR", help="the daemon's; else in the user's runtime directory")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="one documented object instead of text")]
+CurveKeysOption = Annotated[
+    Path | None, typer.Option("--curve-keys", metavar="DIR", help="keys for telemetry over TCP, made by `shardscope curve-keys`")
+]
 HttpOption = Annotated[str, typer.Option("--http", metavar="HOST:PORT", help="where to serve the API")]
 ProfileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="a recording")]
 ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="a Hugging Face checkpoint's directory")]
@@ -83,9 +88,16 @@ def dashboard(
     readonly: Annotated[bool, typer.Option("--readonly", help="look, change nothing")] = False,
     source: Annotated[str, typer.Option(metavar="live|demo", help="demo: a script, without daemon, model or GPU")] = "live",
     layout: Annotated[str, typer.Option(help="of the demo's deployment")] = "tp2pp2",
+    connect: Annotated[
+        str | None, typer.Option(metavar="tcp://HOST:PORT", help="the telemetry of a daemon elsewhere, to look at; wants keys")
+    ] = None,
+    curve_keys: CurveKeysOption = None,
 ) -> None:
     """The dashboard when no command is given: attaches to the daemon, starts one when there is none."""
     if context.invoked_subcommand is not None:
+        return
+    if connect is not None:
+        look_from_afar(connect, curve_keys)
         return
     if source == "demo":
         show_script(layout, readonly)
@@ -96,6 +108,32 @@ def dashboard(
         keymap()  # what is wrong with it is said before a daemon is started
     with told():
         watch(occupied(run_dir, http), seconds=None, readonly=readonly)
+
+
+def look_from_afar(address: str, directory: Path | None) -> None:
+    """The dashboard of another machine's daemon; without a terminal, its state once."""
+    from telemetry.client import TelemetryClient
+    from telemetry.curve import ViewerKeys
+    from telemetry.endpoints import HubEndpoints
+
+    if directory is None:
+        raise bad(f"--connect {address} wants --curve-keys DIR: hub.public and a viewer's secret (`shardscope curve-keys`)")
+    try:
+        endpoints, keys = HubEndpoints.public(address), ViewerKeys.read(directory)
+    except ValueError as error:
+        raise bad(str(error)) from None
+    if on_screen():
+        from tui.app import main as show
+        from tui.source import LiveSource
+
+        show(LiveSource(endpoints, keys), readonly=True, keymap=keymap())
+        return
+    with TelemetryClient(endpoints.snapshots, keys) as client:
+        snapshot = client.poll(ANSWER_S)
+    if snapshot is None:
+        say(f"error: no answer from {address} within {ANSWER_S:.0f} s: is it there, and is our key on its list?")
+        raise typer.Exit(FAILED)
+    print_lines(snapshot)
 
 
 def show_script(layout: str, readonly: bool) -> None:
@@ -177,6 +215,11 @@ def web(
 def daemon(
     http: HttpOption = "127.0.0.1:8000",
     run_dir: RunDirOption = None,
+    telemetry: Annotated[
+        str | None,
+        typer.Option(metavar="tcp://HOST:PORT", help="let dashboards elsewhere look, also at the next port; wants keys"),
+    ] = None,
+    curve_keys: CurveKeysOption = None,
     ready_fd: Annotated[int, typer.Option(hidden=True)] = -1,
 ) -> None:
     """Serve deployments until SIGTERM or Ctrl-C, which drain; a second one stops at once."""
@@ -185,23 +228,59 @@ def daemon(
     from runtime import child
     from runtime.run_dir import RunDir
 
+    public = public_telemetry(telemetry, curve_keys)
     child.die_with_parent()
     os.umask(0o077)  # sockets and logs are their owner's
     with told():
         place = RunDir(run_dir)
         place.acquire()
     from runtime.daemon.daemon import PortTaken, serve
+    from telemetry.hub import EndpointTaken
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     with told():
         try:
-            serve(http, place, ready_fd)
-        except PortTaken as error:
+            serve(http, place, ready_fd, public)
+        except (PortTaken, EndpointTaken) as error:
             say(f"error: {error}")
             raise typer.Exit(FAILED) from None
         except ValueError as error:
             raise bad(str(error)) from None
+
+
+def public_telemetry(address: str | None, directory: Path | None) -> Public | None:
+    """What a daemon shows beyond its machine, or a usage error in words."""
+    if address is None:
+        return None
+    if directory is None:
+        raise bad(f"--telemetry {address} wants --curve-keys DIR: telemetry leaves a machine only encrypted")
+    from telemetry.curve import HubKeys
+    from telemetry.endpoints import HubEndpoints
+    from telemetry.hub import Public
+
+    try:
+        return Public(HubEndpoints.public(address), HubKeys.read(directory))
+    except ValueError as error:
+        raise bad(str(error)) from None
+
+
+@app.command()
+def curve_keys(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="where to keep them")],
+    viewer: Annotated[str, typer.Option(metavar="NAME", help="who may look")] = "viewer",
+) -> None:
+    """Make keys for telemetry over TCP: a viewer's, and the daemon's own where there are none. Prints the files."""
+    from telemetry.curve import make_keys
+
+    try:
+        print("\n".join(str(path) for path in make_keys(directory, viewer)))
+    except ValueError as error:
+        raise bad(str(error)) from None
+    except OSError as error:
+        say(f"error: {error}")
+        raise typer.Exit(FAILED) from None
+    say(f"who looks from elsewhere needs {directory / 'hub.public'} and {directory / viewer}.secret, and nobody else the latter")
 
 
 @app.command()

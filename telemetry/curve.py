@@ -36,7 +36,7 @@ class HubKeys(NamedTuple):
         secret = _secret(directory / f"{HUB}.secret")
         allowed = frozenset(_key(path) for path in sorted((directory / ALLOWED).glob("*.public")))
         if not allowed:
-            raise KeyProblem(f"nobody may look: no key in {directory / ALLOWED}; make one with `shardscope keys {directory}`")
+            raise KeyProblem(f"nobody may look: no key in {directory / ALLOWED}; `shardscope curve-keys {directory}` makes one")
         return cls(secret, allowed)
 
     def protect(self, socket: zmq.Socket[bytes]) -> None:
@@ -111,7 +111,7 @@ def _key(path: Path) -> bytes:
     try:
         key = path.read_bytes().strip()
     except OSError as error:
-        raise KeyProblem(f"no key in {path}: {error.strerror}; make keys with `shardscope keys {path.parent}`") from error
+        raise KeyProblem(f"no key in {path}: {error.strerror}; make keys with `shardscope curve-keys {path.parent}`") from error
     try:
         whole = len(key) == _CHARACTERS and len(z85.decode(key)) == 32
     except (KeyError, ValueError, OverflowError):

@@ -37,6 +37,10 @@ SNAPSHOT_AGE_NS = 20_000_000  # a snapshot this young answers the next request t
 log = logging.getLogger(__name__)
 
 
+class EndpointTaken(Exception):
+    """A public endpoint cannot be bound; the message names it and says why."""
+
+
 class Delta(NamedTuple):
     """One envelope as the hub took it: the `seq`-th, at `arrived_ns` of CLOCK_MONOTONIC, in its bytes `raw` and decoded."""
 
@@ -76,7 +80,10 @@ class Hub:
         self._readers: list[_Reader] = []
 
     def start(self) -> None:
-        """Bind the sockets and serve them on the running loop. Raises zmq.ZMQError when an endpoint cannot be bound."""
+        """Bind the sockets and serve them on the running loop.
+
+        Raises zmq.ZMQError when an endpoint cannot be bound, EndpointTaken when a public one cannot.
+        """
         self._context = zmq.Context()
         pull = self._bind(zmq.PULL, self.endpoints.records, RECORDS_HELD)
         self._deltas = self._bind(zmq.PUB, self.endpoints.deltas, DELTAS_HELD)
@@ -94,7 +101,11 @@ class Hub:
         for socket, endpoint in ((self._deltas, public.endpoints.deltas), (self._router, public.endpoints.snapshots)):
             self._readers.append(_Reader(socket.get_monitor_socket(_DENIALS), self._on_denial))
             public.keys.protect(socket)
-            socket.bind(endpoint)
+            try:
+                socket.bind(endpoint)
+            except zmq.ZMQError as error:
+                self.close()
+                raise EndpointTaken(f"cannot serve telemetry at {endpoint}: {error.strerror}") from error
 
     def close(self) -> None:
         """Stop serving. What peers have not read is dropped."""

@@ -53,7 +53,7 @@ from runtime.run_dir import RunDir
 from runtime.spec import DeploymentSpec, complaints
 from telemetry import prometheus
 from telemetry.endpoints import HubEndpoints
-from telemetry.hub import Hub
+from telemetry.hub import Hub, Public
 from telemetry.records import DeploymentRecord
 
 HTTP_GRACE_S = 5  # for answers under way, once nothing is left to say in them
@@ -86,8 +86,8 @@ def bind_http(address: str) -> socket.socket:
 class Daemon:
     """Owned by one event loop, of the main thread: what it starts dies with that thread."""
 
-    def __init__(self, run_dir: RunDir, http: socket.socket) -> None:
-        """`run_dir` is acquired, `http` bound."""
+    def __init__(self, run_dir: RunDir, http: socket.socket, public: Public | None = None) -> None:
+        """`run_dir` is acquired, `http` bound. `public`: where viewers on other machines find telemetry."""
         host, port = http.getsockname()[:2]
         self._endpoints = HubEndpoints.under(run_dir.path)
         self.info = DaemonInfo(
@@ -97,7 +97,7 @@ class Daemon:
             started=int(time.time()),
             telemetry=self._endpoints.snapshots,
         )
-        self._run_dir, self._http = run_dir, http
+        self._run_dir, self._http, self._public = run_dir, http, public
         self._deployments: dict[str, tuple[Supervisor, asyncio.Task[None]]] = {}
         self._generations: dict[str, int] = {}  # by name, of deployments that were stopped: a name's launches are counted on
         self._number = 0
@@ -111,7 +111,7 @@ class Daemon:
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._told_to_end)
         context = zmq.asyncio.Context()
-        async with Hub(self._endpoints) as hub:
+        async with Hub(self._endpoints, public=self._public) as hub:
             self._house = House(context, hub, self._living_zygote, self._run_dir.sockets, self._run_dir.logs, DRAIN_S)
             self._recordings = Recordings(hub)
             self._living_zygote()  # it imports while nobody waits
@@ -313,11 +313,14 @@ def _words(error: Exception) -> str:
     return str(error)
 
 
-def serve(http: str, place: RunDir, ready: int = -1) -> None:
-    """The daemon's whole life, in a directory that was acquired. Raises PortTaken and ValueError before anything is started."""
+def serve(http: str, place: RunDir, ready: int = -1, public: Public | None = None) -> None:
+    """The daemon's whole life, in a directory that was acquired.
+
+    Raises PortTaken, EndpointTaken and ValueError before anything is started.
+    """
     bound = bind_http(http)
 
     async def run() -> None:
-        await Daemon(place, bound).run(ready)
+        await Daemon(place, bound, public).run(ready)
 
     asyncio.run(run())

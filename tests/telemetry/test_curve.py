@@ -2,12 +2,15 @@
 
 import asyncio
 import socket
+import sys
 from pathlib import Path
 
 import pytest
 import zmq
 from handmade import MS, deployment, step
+from typer.testing import CliRunner
 
+from shardscope import app
 from telemetry.client import TelemetryClient
 from telemetry.curve import HubKeys, KeyProblem, ViewerKeys, make_keys
 from telemetry.emitter import Emitter
@@ -173,3 +176,31 @@ def test_addresses(address):
 def test_an_address_takes_two_ports():
     found = HubEndpoints.public("tcp://10.0.0.5:5600")
     assert (found.snapshots, found.deltas, found.records) == ("tcp://10.0.0.5:5600", "tcp://10.0.0.5:5601", "")
+
+
+async def test_from_the_command_line(tmp_path, keys, public):
+    """Without a terminal the state is printed once."""
+    async with Hub(HubEndpoints.under(tmp_path), public=public) as hub:
+        hub.inject([deployment()])
+        arguments = ("--connect", public.endpoints.snapshots, "--curve-keys", str(keys))
+        looking = await asyncio.create_subprocess_exec(sys.executable, "-m", "shardscope", *arguments, stdout=-1, stdin=-3)
+        out, _ = await looking.communicate()
+        assert looking.returncode == 0
+        assert out.decode().startswith("demo  tp1  READY")
+
+
+def test_the_command_line_says_what_is_missing(tmp_path):
+    def said(*arguments):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        return result.exit_code, result.stderr
+
+    assert said("curve-keys", tmp_path)[0] == 0
+    assert "is there already" in said("curve-keys", tmp_path)[1]
+    assert said("curve-keys", tmp_path, "--viewer", "anna")[0] == 0
+    for command in (["--connect", "tcp://127.0.0.1:1"], ["daemon", "--telemetry", "tcp://127.0.0.1:1"]):
+        assert said(*command)[0] == 2
+        assert "--curve-keys DIR" in said(*command)[1]
+        assert "no key in" in said(*command, "--curve-keys", tmp_path / "nowhere")[1]
+        (tmp_path / "hub.secret").chmod(0o640)
+        (tmp_path / "viewer.secret").chmod(0o640)
+        assert "chmod 600" in said(*command, "--curve-keys", tmp_path)[1]
