@@ -26,6 +26,7 @@ from tui.steering import Order, Steering, Told
 from tui.theme import DARK, THEMES, next_theme
 from tui.view.figures import UNITS
 from tui.view.options import chosen
+from tui.view.verdict import verdict
 
 SCREENS = Catalogue(  # by the names of `keys.SCREENS`
     overview="overview.OverviewScreen",
@@ -35,6 +36,7 @@ SCREENS = Catalogue(  # by the names of `keys.SCREENS`
     experts="experts.ExpertsScreen",
     deploy="deploy.DeployScreen",
     stress="stress.StressScreen",
+    profiles="profiles.ProfilesScreen",
 )
 OVERLAYS = Catalogue(logs="logs.LogsScreen", events="events.EventsScreen")  # over any of them, until closed
 _FIRST_S = 0.02  # between two looks at a source that has nothing yet
@@ -163,7 +165,9 @@ class Dashboard(App[None]):
             self.push_screen(HelpScreen(sections, self.screen.GLOSSARY))
 
     async def action_deploy(self) -> None:
-        await self.open_deploy({})
+        """With the verdict's remedy, where it has one that a spec can say."""
+        snapshot, feed = self.session.look()
+        await self.open_deploy(dict(verdict(snapshot, feed, self.session.options).fields))
 
     async def open_deploy(self, remedy: dict[str, Any]) -> None:
         """The deploy screen, which begins with these fields of a spec changed."""

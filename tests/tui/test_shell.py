@@ -236,6 +236,36 @@ async def test_ctrl_c_leaves():
         assert not app.is_running
 
 
+# the remedy
+
+
+@pytest.mark.parametrize("way", ["key", "click"])
+async def test_the_remedy_of_the_verdict_is_taken_to_deploy(way, monkeypatch):
+    taken = []
+
+    async def opened(app, fields):
+        taken.append(fields)
+
+    monkeypatch.setattr("tui.app.Dashboard.open_deploy", opened)
+    async with dashboard(98, size=(120, 40)) as (app, pilot):
+        lines = shown(app)
+        row = next(i for i, line in enumerate(lines) if line.endswith("[d]"))
+        assert "KV is full" in "".join(lines[2 : row + 1])
+        if way == "key":
+            await pilot.press("d")
+        else:
+            await pilot.click(offset=(lines[row].index("[d]") + 1, row))
+        assert taken == [{"max_num_seqs": 48}]
+
+
+async def test_where_no_setting_helps_no_key_is_offered_and_deploy_opens_empty():
+    async with dashboard(STRAGGLER, size=(120, 40)) as (app, pilot):
+        assert not any("[d]" in line for line in shown(app))
+        await pilot.press("d")
+        await reached(app, pilot, SCREENS["deploy"])
+        assert app.session.proposal == {}
+
+
 # what is off
 
 

@@ -27,6 +27,8 @@ _LEVELS = {"good": ("✓", "good"), "info": ("·", "accent"), "warn": ("!", "war
 _VERDICT_LINES = 3
 _MARGINS = 4  # of line 1: left, right, and between its two halves
 _CUT = " ..."
+_GLUE = "\xa0"  # a space at which no line is broken
+_TAKE = " [d]"  # the key, and the place to click, that takes a remedy to the deploy screen
 
 
 def state(name: str) -> Span:
@@ -114,7 +116,7 @@ def verdict_lines(found: Verdict, columns: int, limit: int = _VERDICT_LINES) -> 
     pieces = [
         cause,
         clean(f": {found.evidence}") if found.evidence else "",
-        clean(f". Try: {found.remedy}") if found.remedy else "",
+        clean(f". Try: {found.remedy}") + (_TAKE.replace(" ", _GLUE) if found.fields else "") if found.remedy else "",
     ]
     wrapped = _wrapped(pieces, room, limit)
     while len(pieces) > 1 and wrapped[-1].endswith(_CUT):
@@ -127,14 +129,16 @@ def verdict_lines(found: Verdict, columns: int, limit: int = _VERDICT_LINES) -> 
         strong, rest = part[:said], part[said:]
         said = max(0, said - len(part) - 1)
         lead = mark if i == 0 else Span("   ")
-        lines.append(crop((lead, Span(strong, emphasis), Span(rest)), columns))
+        took = i == len(wrapped) - 1 and found.fields and rest.endswith(_TAKE)
+        take = (Span(_TAKE, "key", "app.deploy"),) if took else ()
+        lines.append(crop((lead, Span(strong, emphasis), Span(rest.removesuffix(_TAKE) if took else rest), *take), columns))
     return lines
 
 
 def _wrapped(pieces: list[str], columns: int, limit: int) -> list[str]:
     """A number is not parted from its unit."""
-    whole_figures = re.sub(r"(\d) (?=(?:s|ms|min|h)\b)", "\\1\xa0", "".join(pieces))
+    whole_figures = re.sub(r"(\d) (?=(?:s|ms|min|h)\b)", rf"\1{_GLUE}", "".join(pieces))
     placeholder = _CUT if columns > len(_CUT) else ""
     return [
-        part.replace("\xa0", " ") for part in textwrap.wrap(whole_figures, columns, max_lines=limit, placeholder=placeholder)
+        part.replace(_GLUE, " ") for part in textwrap.wrap(whole_figures, columns, max_lines=limit, placeholder=placeholder)
     ] or [""]

@@ -5,7 +5,9 @@ What is wrong with a deployment is `telemetry.diagnosis`' to say; here is only w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from telemetry.diagnosis import Finding, diagnose
 from telemetry.snapshot import Snapshot
@@ -21,6 +23,7 @@ class Verdict:
     cause: str
     evidence: str = ""
     remedy: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)  # of a spec that would do the remedy, for the deploy screen
 
 
 def verdict(snapshot: Snapshot | None, feed: Feed, options: Options) -> Verdict:
@@ -37,4 +40,4 @@ def verdict(snapshot: Snapshot | None, feed: Feed, options: Options) -> Verdict:
 
 def presented(finding: Finding) -> Verdict:
     """A finding as the screen shows it."""
-    return Verdict(_LEVELS[finding.severity], finding.headline, finding.evidence, finding.advice)
+    return Verdict(_LEVELS[finding.severity], finding.headline, finding.evidence, finding.advice, finding.remedy)
