@@ -65,11 +65,17 @@ def test_unavailable_is_dashes_and_an_unknown_device_has_no_link():
     bare = kind(p50_us=None, p99_us=None, wait_p99_us=None, algorithm_bandwidth=None, bus_bandwidth=None, wait_us=0.0)
     lines = lines_of(of(bare, device="cpu"), 150)
     assert "of link" in "".join(lines)
-    assert table_row(lines, "tp").split().count("--") == 7
+    assert table_row(lines, "tp").split().count("--") == 6
     assert "0%" in table_row(lines, "tp").split()
     assert not any("bus bandwidth" in line for line in lines)
     assert link_of("cpu") is None
     assert link_of("NVIDIA H100 80GB HBM3").bandwidth == 450e9
+
+
+def test_a_figure_too_long_for_its_column_is_shortened_and_never_cut():
+    long = kind(p50_us=99_949.0, p99_us=664_534.0, calls_per_s=0.25, bus_bandwidth=4e5, straggler=3, late_us=1_234_567.0)
+    words = table_row(lines_of(of(long), 150), "tp").split()
+    assert {"99,949", "665k", "0.25", "<0.01", "r3", "1,235k"} <= set(words)
 
 
 def test_waiting_that_is_most_of_it_has_a_sign():

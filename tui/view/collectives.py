@@ -21,6 +21,9 @@ from tui.view.options import Feed, Options, chosen
 from tui.view.screen import head_and_foot
 
 MOSTLY_PCT = 50.0  # of a call, from which waiting is the news
+_LEAST_SHOWN = 5e6  # bytes/s that two decimals of GB/s show
+_THOUSANDS_FROM = 99_950.0  # microseconds
+_WHOLE_FROM = 99.95  # calls a second
 _CHART = 4  # rows that make the chart worth drawing
 _NAME = 20  # columns of a kind's name in the chart
 _BAR = 60  # columns of its bars at most
@@ -130,12 +133,12 @@ def _columns(kinds: Sequence[CollectiveView], link: Link | None, options: Option
     return [
         Column("collective", "kind", names, 0, lambda k, w: line(_name(k), "title"), "<"),
         Column("up to", "size", 5, 0, lambda k, w: line(_size(k))),
-        Column("calls/s", "calls", 7, 2, lambda k, w: line(short(k.calls_per_s))),
+        Column("calls/s", "calls", 7, 2, lambda k, w: line(_rate(k.calls_per_s))),
         Column("B/s", "", 5, 8, lambda k, w: line(size(k.calls_per_s * k.bytes, options.units))),
         Column("ms/s", "time", 5, 4, lambda k, w: line(milliseconds(time_ms(k)))),
-        Column("p50 us", "p50", 6, 0, lambda k, w: line(milliseconds(k.p50_us))),
-        Column("p99 us", "p99", 6, 0, lambda k, w: line(milliseconds(k.p99_us))),
-        Column("wait p99", "", 8, 9, lambda k, w: line(milliseconds(k.wait_p99_us))),
+        Column("p50 us", "p50", 6, 0, lambda k, w: line(_microseconds(k.p50_us))),
+        Column("p99 us", "p99", 6, 0, lambda k, w: line(_microseconds(k.p99_us))),
+        Column("wait p99", "", 8, 9, lambda k, w: line(_microseconds(k.wait_p99_us))),
         Column("algbw", "", 5, 7, lambda k, w: line(_gb(k.algorithm_bandwidth))),
         Column("busbw", "busbw", 5, 1, lambda k, w: line(_gb(k.bus_bandwidth), "bold")),
         Column(of_link, "", len(of_link), 5, lambda k, w: line(percent(_of_link(k, link)))),
@@ -155,7 +158,18 @@ def _size(kind: CollectiveView) -> str:
 
 def _gb(value: float | None) -> str:
     """GB/s, as nccl-tests prints."""
+    if value is not None and 0 < value < _LEAST_SHOWN:
+        return "<0.01"
     return milliseconds(None if value is None else value / 1e9)
+
+
+def _microseconds(value: float | None) -> str:
+    """Six characters at most: `35.0`, `45,275`, `665k`."""
+    return milliseconds(value) if value is None or value < _THOUSANDS_FROM else f"{value / 1e3:,.0f}k"
+
+
+def _rate(value: float) -> str:
+    return milliseconds(value) if value < _WHOLE_FROM else short(value)
 
 
 def _of_link(kind: CollectiveView, link: Link | None) -> float | None:
@@ -174,10 +188,10 @@ def _split(kind: CollectiveView, columns: int) -> Line:
 
 
 def _late(kind: CollectiveView) -> Line:
-    """For whom the others wait, and how long a call."""
+    """For whom the others wait, and how long a call. Along pp nobody can be late: a stage waits for the one before."""
     if kind.straggler is None:
-        return line("nobody" if kind.late_us is not None or kind.wait_us else UNAVAILABLE, "dim")
-    return line(f"r{kind.straggler} {milliseconds(kind.late_us)}", "warn")
+        return line(UNAVAILABLE if kind.axis == "pp" else "nobody", "dim")
+    return line(f"r{kind.straggler} {_microseconds(kind.late_us)}", "warn")
 
 
 def _chart(kinds: Sequence[CollectiveView], link: Link | None, columns: int, rows: int) -> list[Line]:

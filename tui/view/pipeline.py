@@ -29,6 +29,7 @@ _WIDE = 110  # columns from which a lane says in words what its figures are
 _FEW = 4  # stages that are named one by one
 _CHART = 5  # rows that make a chart worth drawing
 _CHART_ROWS = 10
+_BAR = 3  # columns of a step in it at most
 
 
 @dataclass(frozen=True)
@@ -273,7 +274,9 @@ def _chart(shown: Scene, columns: int, rows: int) -> list[Line]:
     lane = shown.lanes[shown.row]
     walls = [record.wall_ns / 1e6 for record in lane.steps if record.start_ns < shown.window.end_ns][-(columns - 2) :]
     top = max(walls, default=0.0)
+    each = max(1, min(_BAR, (columns - 2) // max(1, len(walls))))
+    bars = [wall for wall in walls for _ in range(each)]
     title = rule(
         (Span(f"{lane.title}: wall ms of {len(walls)} steps", "title"),), line(f"up to {milliseconds(top)}", "dim"), columns
     )
-    return [title, *(line(f" {row}", "graph") for row in history(walls, columns - 2, rows - 1, top, 0))]
+    return [title, *(line(f" {row}", "graph") for row in history(bars, columns - 2, rows - 1, top, 0))]
