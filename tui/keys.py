@@ -50,6 +50,7 @@ SCREENS = (  # a number key a screen; `name` is its mode
     ("experts", Key("5", "5", "app.switch_mode('experts')", "Experts", "tokens by layer and expert, how even they are", 4)),
     ("deploy", Key("6", "6", "app.switch_mode('deploy')", "Deploy", "a new deployment, or a change of this one", 4)),
     ("stress", Key("7", "7", "app.switch_mode('stress')", "Stress", "a load on this deployment, and what its clients see", 4)),
+    ("profiles", Key("8", "8", "app.switch_mode('profiles')", "Profiles", "recordings: replay, compare, export", 4)),
 )
 
 APP = (
@@ -174,6 +175,22 @@ STRESS_WHILE = {  # what each phase of the screen offers of them
     "running": ("stop_load", "next_window"),
     "over": ("new",),
 }
+
+PROFILES = (
+    Key("down,j", "down j", "screen.move(1)", "recording below", "mark the recording below", None),
+    Key("up,k", "up k", "screen.move(-1)", "recording above", "mark the recording above", None),
+    Key("pagedown", "pgdn", "screen.move(10)", "page below", "ten below", None),
+    Key("pageup", "pgup", "screen.move(-10)", "page above", "ten above", None),
+    Key("enter", "enter", "screen.open", "replay", "open the marked recording on all screens", 1),
+    Key("space", "space", "screen.mark", "mark A, B", "mark two recordings to compare: A, then B", 1),
+    Key("v", "v", "screen.compare", "compare", "compare B with A: measures, with intervals, and what is noise", 2),
+    Key("f", "f", "screen.everything", "all/news", "all measures, or only those beyond noise", 1),
+    Key("e", "e", "screen.export", "export", "as a Chrome trace (Perfetto), CSV or Parquet, into the working directory", 3),
+    Key("o", "o", "screen.type_path", "open file", "add a recording or a directory that you type to the list", 3),
+    Key("escape", "esc", "screen.back", "back", "from the comparison to the list; out of a replay", 2),
+)
+PROFILES_LISTED = ("move", "open", "mark", "compare", "export", "type_path", "back")  # what the list offers of them
+PROFILES_COMPARED = ("move", "everything", "back")
 
 COLLECTIVES = (
     Key("s", "s", "screen.next_sort", "sort", "next figure to sort by, greatest first", 3),

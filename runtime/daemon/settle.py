@@ -16,6 +16,9 @@ from runtime.spec import DeploymentSpec
 from telemetry.cgroup import Cgroup
 
 
+MAX_RANKS = 1024
+
+
 class LaunchRefused(ValueError):
     """The deployment cannot be: names the rule, the values, and what would work. No process was started."""
 
@@ -65,6 +68,8 @@ def settle(spec: DeploymentSpec, shape: ModelShape, machine: Machine) -> Placeme
     """Raises LaunchRefused."""
     layout = spec.layout
     _check_layout(layout, shape)
+    if layout.world_size > MAX_RANKS:
+        raise LaunchRefused(f"dp {layout.dp}: {layout} has {layout.world_size:,} ranks, one machine runs {MAX_RANKS:,} at most")
     if spec.max_model_len is not None and spec.max_model_len > shape.max_position:
         raise LaunchRefused(f"max_model_len {spec.max_model_len}: the model's positions end at {shape.max_position}")
     device = _device(spec, machine)

@@ -10,6 +10,9 @@ from tui.app import Dashboard
 from tui.demo import DemoSource
 
 
+JUDGING = ("judge", "plan", "completions", "specs", "remember")  # groups of workers
+
+
 class Clock:
     def __init__(self, now):
         self.now = now
@@ -32,6 +35,17 @@ async def redrawn(app, pilot):
     app.screen.redraw()
     await pilot.pause()
     return shown(app)
+
+
+async def settled(app, pilot):
+    """Once nothing is judged or read any more."""
+    for _ in range(500):
+        await pilot.pause()
+        if not any(worker.is_running for worker in app.workers if worker.group in JUDGING):
+            await pilot.pause()
+            return
+        await pilot.pause(0.01)
+    raise AssertionError("something is judged for ever")
 
 
 async def reached(app, pilot, screen):

@@ -10,15 +10,24 @@ from tui.view.heading import identity, tabs, verdict_lines
 from tui.view.line import Line, crop
 from tui.view.manual import footer
 from tui.view.options import Feed, Options
-from tui.view.verdict import verdict
+from tui.view.verdict import Verdict, verdict
 
 _FOOT_FROM = 6  # rows
 
 
 def head_and_foot(
-    snapshot: Snapshot | None, feed: Feed, options: Options, keys: Sequence[Key], columns: int, rows: int
+    snapshot: Snapshot | None,
+    feed: Feed,
+    options: Options,
+    keys: Sequence[Key],
+    columns: int,
+    rows: int,
+    said: Verdict | None = None,
 ) -> tuple[list[Line], list[Line]]:
-    """Identity, other deployments, verdict; keys. A maximised screen keeps the first line, and the verdict's first."""
+    """Identity, other deployments, verdict; keys. A maximised screen keeps the first line, and the verdict's first.
+
+    `said`: the verdict of a screen whose subject is not how the deployment does.
+    """
     head = [identity(snapshot, feed, options, columns)]
     if not options.maximised:
         head += tabs(snapshot, options, columns)
@@ -26,4 +35,4 @@ def head_and_foot(
     foot = [crop(footer(keys, columns, labels), columns)] if rows >= _FOOT_FROM else []
     room = max(1, rows - len(head) - len(foot))
     limit = 1 if options.maximised else max(1, min(3, room // 4))
-    return head + verdict_lines(verdict(snapshot, feed, options), columns, limit), foot
+    return head + verdict_lines(said or verdict(snapshot, feed, options), columns, limit), foot
