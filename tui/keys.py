@@ -123,7 +123,7 @@ FORM = (  # every screen with a form
     Key("down,j", "down j", "screen.move(1)", "field below", "mark the field below", None),
     Key("up,k", "up k", "screen.move(-1)", "field above", "mark the field above", None),
     Key("left", "left", "screen.turn(-1)", "less", "the marked field's value before: half as much, the previous choice", None),
-    Key("right", "← →", "screen.turn(1)", "value", "the marked field's next value: twice as much, the next choice", 2),
+    Key("right", "← →", "screen.turn(1)", "value", "the marked field's next value: twice as much, the next choice", 1),
     Key("enter", "enter", "screen.type", "type", "type the marked field's value; enter keeps it, esc forgets it", 1),
 )
 

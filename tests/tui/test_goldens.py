@@ -8,7 +8,7 @@ import re
 from itertools import chain
 
 import pytest
-from driving import dashboard, reached, redrawn
+from driving import dashboard, reached, redrawn, settled
 from scenes import FAILED, LOADING, STRAGGLER
 from terminal import check_golden, escapes, roles, shown, weights
 
@@ -58,6 +58,7 @@ async def drawn(name, at, action, look):
         if action:
             await app.run_action(action)
             await reached(app, pilot, {**SCREENS, **OVERLAYS}[name])
+            await settled(app, pilot)
         for size in SIZES:
             await pilot.resize_terminal(*size)
             await pilot.pause(0.06)
