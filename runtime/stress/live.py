@@ -84,6 +84,11 @@ class Live:
         self._now.counts["sent"] += 1
         self._now.times["lag"][bucket(1000 * sample.lag_s)] += 1
 
+    def woke(self, at: float, late_s: float) -> None:
+        """A timer of the generator's event loop went off so late."""
+        self._roll(at)
+        self._now.times["late"][bucket(1000 * late_s)] += 1
+
     def token(self, at: float) -> None:
         """One event of an answer."""
         self._roll(at)
@@ -115,8 +120,8 @@ class Live:
         self._roll(now)
         windows = {name: self._window(name, now) for name in WINDOWS}
         whole = self._whole("run")
-        lag, ttft = whole.spread("lag"), whole.spread("ttft")
-        lag_ms = lag.p99 if lag is not None else None
+        ttft = whole.spread("ttft")
+        lag_ms, late_ms = (spread.p99 if (spread := whole.spread(name)) is not None else None for name in ("lag", "late"))
         return Progress(
             load=self._load,
             elapsed_s=now,
@@ -127,8 +132,9 @@ class Live:
             in_flight=self._open,
             windows=windows,
             lag_ms_p99=lag_ms,
+            late_ms_p99=late_ms,
             cpu_share=cpu_share,
-            behind="; ".join(reasons_behind(lag_ms, ttft.p50 if ttft is not None else None, cpu_share)),
+            behind="; ".join(reasons_behind(lag_ms, late_ms, ttft.p50 if ttft else None, cpu_share)),
             faults=faults,
             history=tuple(self._history),
         )

@@ -29,6 +29,7 @@ from runtime.stress.values import BadPlan
 
 PROGRESS_EVERY_S = 0.5
 LOOK_EVERY_S = 0.1  # whether we are to stop
+TICK_S = 0.02  # of the timer that tells how late we see what has come
 
 
 def run(
@@ -59,6 +60,7 @@ class _Load:
         self._cut = UNFINISHED
         self._live = Live(plan.pattern.label, plan.duration_s, plan.slo)
         self._cpu_at_start = 0.0
+        self._late: list[float] = []
 
     async def run(self, on_progress: Callable[[Progress], None], stop: threading.Event) -> Result:
         started, self._cpu_at_start = time.time(), time.thread_time()
@@ -66,14 +68,15 @@ class _Load:
         async with StressClient(self._target, lambda: self._now(), self._live.token) as client:
             work = asyncio.create_task(self._work(client))
             faults = asyncio.create_task(self._play())
+            ticks = asyncio.create_task(self._tick())
             try:
                 interrupted = await self._watch(work, on_progress, stop)
                 if interrupted:
                     self._cut = INTERRUPTED
             finally:
-                for task in (work, faults, *self._open):
+                for task in (work, faults, ticks, *self._open):
                     task.cancel()
-                await asyncio.gather(work, faults, *self._open, return_exceptions=True)
+                await asyncio.gather(work, faults, ticks, *self._open, return_exceptions=True)
                 self._tell_unreached()
         wall = self._now()
         return self._result(started, interrupted, (time.thread_time() - self._cpu_at_start) / wall)
@@ -90,6 +93,14 @@ class _Load:
                 on_progress(self._progress())
         work.result()
         return False
+
+    async def _tick(self) -> None:
+        while True:
+            due = self._now() + TICK_S
+            await asyncio.sleep(TICK_S)
+            now = self._now()
+            self._late.append(now - due)
+            self._live.woke(now, now - due)
 
     def _tell_unreached(self) -> None:
         told = {done.fault for done in self._faults}
@@ -182,7 +193,7 @@ class _Load:
             requests_per_s=requests.ok / window_s if window_s > 0 else 0.0,
             interactivity=1000 / tpot.p50 if tpot and tpot.p50 > 0 else None,
             goodput=goodput(measured, plan.slo, window_s),
-            generator=judge_generator(measured, cpu_share),
+            generator=judge_generator(measured, cpu_share, self._late),
             faults=tuple(self._faults),
             timeline=timeline(samples, max((sample.ended or 0.0 for sample in samples), default=0.0)),
         )

@@ -74,21 +74,25 @@ def goodput(samples: Sequence[Sample], slo: Slo | None, window_s: float) -> Good
     return Goodput(dict(slo.limits), good, rate, good / total if total else None, low, high)
 
 
-def judge_generator(samples: Sequence[Sample], cpu_share: float) -> Generator:
-    """`behind` when the p99 lag is above 10 ms and above a tenth of the median TTFT, or a core was nearly full."""
+def judge_generator(samples: Sequence[Sample], cpu_share: float, late_s: Sequence[float] = ()) -> Generator:
+    """`behind` when the p99 of lag, or of how late it woke, is above 10 ms and above a tenth of the median TTFT, or a core was
+    nearly full."""
     lags = [sample.lag_s * 1000 for sample in samples]
     p50, p99 = percentile(lags, 50), percentile(lags, 99)
+    late = percentile([1000 * each for each in late_s], 99)
     ttft = percentile([sample.ttft_s * 1000 for sample in samples if sample.ok and sample.ttft_s is not None], 50)
-    reasons = reasons_behind(p99, ttft, cpu_share)
-    return Generator(p50, p99, cpu_share, bool(reasons), "; ".join(reasons))
+    reasons = reasons_behind(p99, late, ttft, cpu_share)
+    return Generator(p50, p99, cpu_share, bool(reasons), "; ".join(reasons), late)
 
 
-def reasons_behind(lag_ms_p99: float | None, ttft_ms_p50: float | None, cpu_share: float) -> list[str]:
-    """Why a load is not what was asked for; empty when it is."""
-    limit = max(LAG_FLOOR_MS, LAG_SHARE * (ttft_ms_p50 or 0.0))
+def reasons_behind(lag_p99: float | None, late_p99: float | None, ttft_p50: float | None, cpu_share: float) -> list[str]:
+    """Why a load is not what it claims to be; empty when it is. In milliseconds."""
+    limit = max(LAG_FLOOR_MS, LAG_SHARE * (ttft_p50 or 0.0))
     reasons = []
-    if lag_ms_p99 is not None and lag_ms_p99 > limit:
-        reasons.append(f"p99 of its lag is {lag_ms_p99:.1f} ms, more than {limit:.1f} ms")
+    if lag_p99 is not None and lag_p99 > limit:
+        reasons.append(f"p99 of its lag is {lag_p99:.1f} ms, more than {limit:.1f} ms")
+    if late_p99 is not None and late_p99 > limit:
+        reasons.append(f"it saw answers up to {late_p99:.1f} ms late (p99), more than {limit:.1f} ms")
     if cpu_share > CPU_LIMIT:
         reasons.append(f"it used {100 * cpu_share:.0f} % of a core, more than {100 * CPU_LIMIT:.0f} %")
     return reasons

@@ -37,7 +37,7 @@ class Window(Struct, frozen=True):
 class Progress(Struct, frozen=True):
     """Counts since the load began, the windows by `WINDOWS`' names, and its last seconds, oldest first.
 
-    `behind`: why the load is not what was asked for; empty while it is.
+    Lag, late and `cpu_share` as in `Generator`; `behind`: why the load is not what it claims to be; empty while it is.
     """
 
     load: str
@@ -49,6 +49,7 @@ class Progress(Struct, frozen=True):
     in_flight: int
     windows: dict[str, Window]
     lag_ms_p99: float | None
+    late_ms_p99: float | None
     cpu_share: float
     behind: str
     faults: tuple[FaultDone, ...]

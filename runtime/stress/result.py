@@ -59,7 +59,9 @@ class Goodput(Struct, frozen=True):
 class Generator(Struct, frozen=True):
     """The load generator's own honesty. Lag = actual send - intended send, of measured requests.
 
-    cpu_share: CPU time of its thread / wall time. `behind`: the load was not what was asked for; `why` says it in words.
+    cpu_share: CPU time of its thread / wall time. `behind`: the load, or the look at its answers, was not what it claims to be;
+    `why` says it in words. Late: how long after its time a timer of its event loop went off, every 20 ms: as late, at times, it
+    saw what had come.
     """
 
     lag_ms_p50: float | None
@@ -67,6 +69,7 @@ class Generator(Struct, frozen=True):
     cpu_share: float
     behind: bool
     why: str
+    late_ms_p99: float | None = None
 
 
 class FaultDone(Struct, frozen=True):

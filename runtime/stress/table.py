@@ -92,7 +92,7 @@ def _goodput_lines(result: Result) -> list[str]:
 def _generator_line(result: Result) -> str:
     made = result.generator
     verdict = f"BEHIND: {made.why}" if made.behind else "kept up"
-    lags = f"lag p50 {_ms(made.lag_ms_p50)}, p99 {_ms(made.lag_ms_p99)}"
+    lags = f"lag p50 {_ms(made.lag_ms_p50)}, p99 {_ms(made.lag_ms_p99)}; late p99 {_ms(made.late_ms_p99)}"
     return f"generator  {verdict}; {lags}, {100 * made.cpu_share:.0f} % of a core"
 
 

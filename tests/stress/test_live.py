@@ -85,4 +85,7 @@ def test_a_generator_that_lags_is_told_of_at_once():
     for index in range(10):
         live.sent(Sample(index, 0.0, 0.3, 8, 1))
     assert "lag is 30" in live.progress(0.5, 0.1, ()).behind
+    for tick in range(100):
+        live.woke(0.6 + tick / 50, 0.05 if tick > 90 else 0.001)
+    assert "answers up to 50" in live.progress(3.0, 0.1, ()).behind
     assert "95 % of a core" in Live("", None, None).progress(0.5, 0.95, ()).behind

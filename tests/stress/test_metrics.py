@@ -80,6 +80,9 @@ def test_a_generator_that_falls_behind_is_flagged():
     assert not judge_generator(slow_server, 0.3).behind, "30 ms are nothing beside 2 s"
     assert judge_generator(steady, 0.95).behind
     assert not judge_generator([], 0.0).behind
+    deaf = judge_generator(steady, 0.3, [0.001] * 90 + [0.04] * 10)
+    assert "saw answers up to 40.0 ms late" in deaf.why
+    assert not judge_generator(slow_server, 0.3, [0.04]).behind
 
 
 def replace_lag(each: Sample, lag: float) -> Sample:

@@ -41,9 +41,11 @@ def progress(seconds=47.0, late=0.0, faults=(FAULT,)):
         todo.append((sample.sent, 0, live.sent, sample))
         todo.append((sample.ended, 2, live.ended, sample))
         todo += [(event, 1, live.token, event) for event in sample.events]
+    chance = random.Random(3)
     for when, _, tell, what in sorted(todo, key=lambda each: each[:2]):
         if when <= seconds:
             tell(what)
+            live.woke(when, chance.uniform(0, 0.002))
     return live.progress(seconds, 0.08, faults)
 
 
@@ -70,7 +72,7 @@ def result(concurrency=None, speed=1.0, behind=False, **changes):
         "latency": latency, "prompt_tokens": 512 * len(made), "cached_tokens": 0, "events": 64 * len(made),
         "output_tokens": tokens, "output_tokens_per_s": tokens / window, "requests_per_s": len(made) / window,
         "interactivity": 1000 / latency["tpot"].p50, "goodput": goodput(made, SLO, window),
-        "generator": judge_generator(made, 0.08), "faults": (FAULT,), "timeline": timeline(made, window),
+        "generator": judge_generator(made, 0.08, [0.0021]), "faults": (FAULT,), "timeline": timeline(made, window),
         "server": ServerSide(len(made), 512 * len(made), 64 * len(made), 190.0, 24.0, 1700.0), "profiles": (PROFILE,),
     }  # fmt: skip
     return Result(**{**fields, **changes})

@@ -35,7 +35,7 @@ _GLOSSARY: Glossary = (
     ("ITL, TPOT", "gap between two events; (last event - first event) / (output tokens - 1)"),
     ("window", "live percentiles are exact to 1% and of answers that ended in the window; those at the end are exact"),
     ("SLO", "✓ p99 keeps the limit; × over at the lowest percentile that does not. Goodput judges each answer, errors did not"),
-    ("honest", "requests left when they were due, and the generator had processor time to spare"),
+    ("honest", "lag: requests left when due; late: answers were seen when they came; the generator had processor time to spare"),
     ("knee", "the most throughput for its delay: output tokens/s / E2E p50"),
 )
 

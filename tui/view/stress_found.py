@@ -11,7 +11,7 @@ from runtime.stress.result import Found, Latency, Result, Steps, Sweep
 from telemetry.snapshot import DeploymentView
 from tui.view.figures import UNAVAILABLE, milliseconds, percent, short
 from tui.view.line import BLANK, Line, Part, Span, clean, crop, keep, line, rule
-from tui.view.stress_live import graphs, title
+from tui.view.stress_live import graphs, honesty, title
 from tui.view.stress_table import latency_table, step_lines
 
 _LEAST_GRAPH = 3
@@ -105,12 +105,7 @@ def _good(found: Result) -> list[Line]:
 def _believe(found: Result, columns: int) -> list[Line]:
     """The generator's honesty, and the server's own count."""
     made = found.generator
-    lag = f"lag p99 {milliseconds(made.lag_ms_p99)} ms, {percent(100 * made.cpu_share)} of a core"
-    lines: list[Line] = []
-    if made.behind:
-        lines += [line(" ! NOT THE LOAD THAT WAS ASKED FOR", "warn"), *_wrapped(made.why, columns, "warn")]
-    else:
-        lines.append((Span(" ✓ ", "good"), Span("the load is honest: "), Span(lag, "dim")))
+    lines = honesty(made.why, made.lag_ms_p99, made.late_ms_p99, made.cpu_share, columns)
     server = found.server
     if server is not None:
         beyond = _beyond(server.ttft_ms, found.latency)

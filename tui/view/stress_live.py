@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import PurePath
 
@@ -118,10 +119,16 @@ def _next(name: str) -> str:
 
 
 def _honesty(now: Progress, columns: int) -> list[Line]:
-    lag = f"lag p99 {milliseconds(now.lag_ms_p99)} ms, {percent(100 * now.cpu_share)} of a core"
-    if not now.behind:
-        return [(Span(" ✓ ", "good"), Span("the load is honest: "), Span(lag, "dim"))]
-    return [(Span(" ! ", "warn"), Span("NOT THE LOAD THAT WAS ASKED FOR", "warn")), line(f"   {clean(now.behind)}"[:columns])]
+    return honesty(now.behind, now.lag_ms_p99, now.late_ms_p99, now.cpu_share, columns)
+
+
+def honesty(behind: str, lag: float | None, late: float | None, cpu_share: float, columns: int) -> list[Line]:
+    """Whether to believe the load, by how late its requests left and its answers were seen."""
+    facts = f"lag {milliseconds(lag)} late {milliseconds(late)} ms p99, {percent(100 * cpu_share)} core"
+    if not behind:
+        return [(Span(" ✓ ", "good"), Span("load is honest: "), Span(facts, "dim"))]
+    words = textwrap.wrap(clean(behind), max(1, columns - 4))
+    return [line(" ! NOT WHAT IT CLAIMS TO BE:", "warn"), *(line(f"   {row}", "warn") for row in words)]
 
 
 def _recording(state: LoadState, recorded: int | None, units: str, columns: int) -> Line:
