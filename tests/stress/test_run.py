@@ -114,7 +114,7 @@ def test_nobody_there(unused_tcp_port: int):
 
 
 def test_what_never_ends_is_an_error_after_the_drain(paced_server: Server, fox: PacedFrontend):
-    plan = small(ClosedLoop(2), duration_s=0.2, drain_s=0.1, output=fixed(100))
+    plan = small(ClosedLoop(2), duration_s=0.2, drain_s=0.1, output=fixed(240))
     found = run(plan, target(paced_server))
     assert found.errors == {"unfinished": 2}
 
