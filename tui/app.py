@@ -148,7 +148,14 @@ class Dashboard(App[None]):
         self._redraw()
 
     def action_save_picture(self) -> None:
-        self.deliver_screenshot(path=os.getcwd())
+        try:
+            place = os.getcwd()
+        except OSError:  # somebody removed it
+            place = ""
+        if self.is_web or os.access(place, os.W_OK):
+            self.deliver_screenshot(path=place)
+        else:
+            self.notify(f"No picture: {place or 'the working directory'} cannot be written.", severity="error")
 
     def action_copy(self) -> None:
         if isinstance(self.screen, View):

@@ -93,8 +93,8 @@ OVERVIEW = (
     Key("pageup", "pgup", "screen.mark_row(-10)", "page above", "mark the tenth rank above", None),
     Key("home", "home", "screen.mark(-1000000)", "first rank", "mark the first rank", None),
     Key("end", "end", "screen.mark(1000000)", "last rank", "mark the last rank", None),
-    Key("v", "v", "screen.next_form", "table/grid", "ranks by place in the layout, or one a line", 2),
-    Key("slash", "/", "screen.filter", "filter", "show only the ranks that match, one a line", 3),
+    Key("v", "v", "screen.next_form", "table/grid", "ranks by place in the layout, or one a line", 3),
+    Key("slash", "/", "screen.filter", "filter", "show only the ranks that match, one a line", 2),
     Key("s", "s", "screen.next_sort", "sort", "next figure to sort the ranks by, greatest first", 5),
     Key("escape", "esc", "screen.clear_filter", "clear filter", "show all ranks again", None),
 )

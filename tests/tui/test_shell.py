@@ -229,6 +229,16 @@ async def test_z_gives_the_room_of_the_panels_to_the_ranks():
         assert await redrawn(app, pilot) == before
 
 
+async def test_a_picture_that_cannot_be_saved_is_told(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    async with dashboard() as (app, pilot):
+        await pilot.press("ctrl+s")
+        await notified(app, pilot, "No picture")
+
+
 async def test_ctrl_c_leaves():
     async with dashboard() as (app, pilot):
         await pilot.press("ctrl+c")

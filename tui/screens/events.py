@@ -15,8 +15,8 @@ from tui.view.screen import head_and_foot
 class EventsScreen(FilteredView):
     KEYS = keys.EVENTS
     GLOSSARY = (
-        ("launch", "which generation of the deployment's ranks it belongs to"),
-        ("kept", "the daemon keeps the newest thousand; a recording has all"),
+        ("generation", "of the deployment's ranks: counts its launches"),
+        ("kept", "the daemon keeps the newest 200 of all deployments; a recording has all"),
     )
     FILTER_HELP = "text, for example straggler or r3"
 

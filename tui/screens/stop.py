@@ -28,9 +28,9 @@ class StopScreen(ModalScreen[str | None]):
         self._requests = running
 
     def compose(self) -> ComposeResult:
-        requests = f"{self._requests:,} running requests end first; " if self._requests else ""
+        requests = f"{self._requests:,} running requests end first, then its" if self._requests else "Its"
         with Vertical():
-            yield Static(f"Stop {self._deployment}? {requests}its ranks end and their memory is free.", markup=False)
+            yield Static(f"Stop {self._deployment}. {requests} ranks end and their memory is free.", markup=False)
             yield Input(placeholder=f"type {self._deployment} and press enter; esc leaves it running")
             yield Static("", id="wrong", markup=False)
 

@@ -65,7 +65,7 @@ def event_list(events: Sequence[EventRecord], now_ns: int, whose: bool, columns:
     for event in events:
         first, *rest = event_lines(event, now_ns, columns)
         about = f"{event.deployment} " if whose and event.deployment else ""
-        about += f"{event.kind}, launch {event.generation}" if event.generation else event.kind
+        about += f"{event.kind}, generation {event.generation}" if event.generation else event.kind
         room = columns - sum(len(span.text) for span in first) - 2
         lines.append((*first, Span(f"  {clean(about)}", "dim")) if not rest and len(about) <= room else first)
         lines.extend(rest)

@@ -37,7 +37,7 @@ def footer(keys: Sequence[Key], columns: int, labels: dict[str, str]) -> Line:
     """The screens, then the keys that fit, most useful first; `labels` renames some (pause, resume). Each can be clicked."""
     screens = [key for key in keys if key.screen]
     named = _all_named(screens, columns)
-    parts = [Part(0, _screens(screens, named))] if screens else []
+    parts = [Part(1, _screens(screens, named))] if screens else []
     parts += [
         Part(key.drop, _offer(key, labels.get(key.label, key.label))) for key in keys if key.drop is not None and not key.screen
     ]

@@ -166,11 +166,11 @@ def _facts(rank: RankView, columns: int) -> Line:
     return keep(
         [
             Part(0, (Span(f" {short(rank.tokens_per_s)}", "bold"), Span(" tok/s"))),
-            Part(0, line(f"last step {age(rank.age_s)} ago" if rank.age_s is not None else f"last step {UNAVAILABLE}")),
-            Part(1, line(f"bubble {percent(rank.bubble_pct)}")),
-            Part(2, line(f"step {milliseconds(rank.step_ms)} ms")),
-            Part(3, line(f"{whole(rank.steps)} steps")),
-            Part(0 if rank.lost else 4, lost),
+            Part(1, line(f"last step {age(rank.age_s)} ago" if rank.age_s is not None else f"last step {UNAVAILABLE}")),
+            Part(2, line(f"bubble {percent(rank.bubble_pct)}")),
+            Part(3, line(f"step {milliseconds(rank.step_ms)} ms")),
+            Part(4, line(f"{whole(rank.steps)} steps")),
+            Part(0 if rank.lost else 5, lost),
         ],
         columns,
     )
