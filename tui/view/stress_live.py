@@ -160,6 +160,9 @@ def _steps_so_far(state: LoadState) -> list[Line]:
 def graphs(seconds: Sequence[Second], deployment: DeploymentView | None, columns: int, rows: int) -> list[Line]:
     """Output, requests open and sent by second, as high as the rows allow. While it runs (`deployment`) each with its value now,
     and the ranks' use; else with its peak."""
+    room = max(1, columns - _LABEL - _FIGURE - 1)
+    if deployment is not None:
+        seconds = seconds[-room:]
     shown: list[tuple[str, Sequence[float], float]] = [
         ("tok/s", [second.tokens for second in seconds], 0.0),
         ("open", [float(second.in_flight) for second in seconds], 0.0),
@@ -169,11 +172,10 @@ def graphs(seconds: Sequence[Second], deployment: DeploymentView | None, columns
         shown.append(("util %", _use(deployment)[-len(seconds) :] if seconds else (), 100.0))
     shown = shown[: max(1, rows)]
     each = max(1, min(_TALLEST, rows // len(shown)))
-    room = max(1, columns - _LABEL - _FIGURE - 1)
     last = seconds[-1].at_s if seconds else 0
     lines: list[Line] = []
     for name, values, top in shown:
-        drawn = history(values, min(room, max(1, len(values))), each, top or max(values, default=0.0), last)
+        drawn = history(values, min(room, max(1, len(seconds))), each, top or max(values, default=0.0), last)
         told = None if not values else values[-1] if deployment is not None else max(values)
         for place, row in enumerate(drawn):
             label, figure = (name, short(told)) if place == len(drawn) - 1 else ("", "")
