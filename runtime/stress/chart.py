@@ -9,7 +9,16 @@ from html import escape
 WIDTH, HEIGHT = 640, 220
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 26, 34
 # told apart by colour-blind readers (Okabe and Ito), and by their dashes without any colour
-STYLES = (("#0072b2", ""), ("#d55e00", "6 3"), ("#009e73", "2 3"), ("#cc79a7", "8 3 2 3"))
+STYLES = (
+    ("#0072b2", ""),
+    ("#d55e00", "6 3"),
+    ("#009e73", "2 3"),
+    ("#cc79a7", "8 3 2 3"),
+    ("#56b4e9", "12 3"),
+    ("#e69f00", "4 2 1 2"),
+    ("#000000", "1 2"),
+)
+LEGEND = 150  # between the names of two lines, at most
 TICKS = 4
 
 Point = tuple[float, float]
@@ -39,6 +48,7 @@ def line_chart(title: str, x_name: str, y_name: str, lines: Sequence[Line], mark
     def up(y: float) -> float:
         return HEIGHT - BOTTOM - y / top * (HEIGHT - TOP - BOTTOM)
 
+    apart = min(LEGEND, (WIDTH - LEFT) // len(lines))
     parts = [*_grid(low, high, top, x_name, y_name)]
     for x, words in marks:
         if low <= x <= high:
@@ -53,7 +63,7 @@ def line_chart(title: str, x_name: str, y_name: str, lines: Sequence[Line], mark
         for point, words in zip(line.points, line.labels, strict=False):
             if point is not None:
                 parts.append(f'<text x="{across(point[0]) + 4:.1f}" y="{up(point[1]) - 5:.1f}">{escape(words)}</text>')
-        x = LEFT + 150 * place
+        x = LEFT + apart * place
         parts.append(f'<line x1="{x}" x2="{x + 22}" y1="12" y2="12" stroke="{colour}" stroke-dasharray="{dashes}"/>')
         parts.append(f'<text x="{x + 27}" y="16">{escape(line.name)}</text>')
     drawn = "".join(parts)
