@@ -13,7 +13,7 @@ from terminal import shown
 from telemetry.snapshot import ExpertsView
 from tui import keys
 from tui.screens.experts import ExpertsScreen
-from tui.view.experts import SORTS, Look, balance, experts, hottest, max_over_mean, moved, next_hottest, ordered
+from tui.view.experts import SORTS, Look, balances, experts, hottest, max_over_mean, moved, next_hottest, ordered
 from tui.view.heat import board, cells, glyph, owner_line, tick_line
 from tui.view.line import text
 from tui.view.options import Feed, Options
@@ -41,7 +41,7 @@ def layer_row(lines, layer):
     ("ratio", "sign"), [(0.0, "_"), (0.01, "."), (0.5, ":"), (1.0, ":"), (1.25, "o"), (1.75, "O"), (2.49, "O"), (2.5, "@")]
 )
 def test_a_level_is_a_glyph(ratio, sign):
-    assert glyph(ratio)[0] == sign
+    assert glyph(ratio) == sign
 
 
 def test_a_cell_is_its_experts_share_and_owners_stand_apart():
@@ -72,8 +72,9 @@ def test_scrolling_sideways_keeps_the_marked_expert_in_sight(room):
 def test_balance_of_experts_and_members():
     assert [max_over_mean(row) for row in SMALL.tokens] == [1.0, 3.0]
     assert max_over_mean((0, 0)) is None
-    assert [balance(SMALL, row) for row in SMALL.tokens] == [1.0, 0.5]
-    assert balance(replace(SMALL, owners=(0, 0, 0, 0)), SMALL.tokens[1]) is None
+    assert balances(SMALL) == [1.0, 0.5]
+    assert balances(replace(SMALL, owners=(0, 0, 0, 0))) == [None, None]
+    assert balances(replace(SMALL, tokens=((0, 0, 0, 0), (1, 1, 1, 1)))) == [None, 1.0]
     assert [SMALL.layers[i] for i in ordered(SMALL, "max/mean")] == [7, 3]
     assert [SMALL.layers[i] for i in ordered(SMALL, "balance")] == [7, 3]
     assert [SMALL.layers[i] for i in ordered(SMALL, "layer")] == [3, 7]

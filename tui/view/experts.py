@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -48,13 +48,21 @@ class Look:
 
 def hottest(view: ExpertsView, count: int) -> list[Cell]:
     """The experts furthest above their layer's mean, each expert once, in the layer where it is hottest."""
-    best: dict[int, Cell] = {}
-    for layer, row in zip(view.layers, view.tokens, strict=True):
-        mean = sum(row) / max(1, len(row))
-        for expert, tokens in enumerate(row if mean > 0 else ()):
-            if expert not in best or tokens / mean > best[expert].ratio:
-                best[expert] = Cell(layer, expert, tokens / mean)
-    return sorted(best.values(), key=lambda cell: (-cell.ratio, cell.layer, cell.expert))[:count]
+    shares = [(layer, _ratios(row)) for layer, row in _with_tokens(view)]
+    if not shares:
+        return []
+    best = [max(column) for column in zip(*(row for _, row in shares), strict=True)]
+    found = sorted(range(len(best)), key=lambda expert: (-best[expert], expert))[:count]
+    return [Cell(next(layer for layer, row in shares if row[expert] == best[expert]), expert, best[expert]) for expert in found]
+
+
+def _ratios(row: Sequence[int]) -> list[float]:
+    mean = sum(row) / len(row)
+    return [tokens / mean for tokens in row]
+
+
+def _with_tokens(view: ExpertsView) -> Iterator[tuple[int, tuple[int, ...]]]:
+    return ((layer, row) for layer, row in zip(view.layers, view.tokens, strict=True) if sum(row))
 
 
 def members(view: ExpertsView) -> int:
@@ -65,10 +73,10 @@ def max_over_mean(row: Sequence[int]) -> float | None:
     return max(row) * len(row) / sum(row) if sum(row) else None
 
 
-def balance(view: ExpertsView, row: Sequence[int]) -> float | None:
-    """Of the ep members in one layer, mean over largest; `None` where one has all experts."""
+def balances(view: ExpertsView) -> list[float | None]:
+    """Of the ep members in each layer, mean over largest; `None` where one has all experts, or none took a token."""
     count = members(view)
-    return balancedness(member_loads([row], view.owners, count)[0]) if count > 1 else None
+    return [balancedness(loads) if count > 1 else None for loads in member_loads(view.tokens, view.owners, count)]
 
 
 def ordered(view: ExpertsView, sort: str) -> list[int]:
@@ -77,7 +85,8 @@ def ordered(view: ExpertsView, sort: str) -> list[int]:
     if sort == "max/mean":
         return sorted(places, key=lambda i: (-(max_over_mean(view.tokens[i]) or 0.0), i))
     if sort == "balance":
-        return sorted(places, key=lambda i: (found if (found := balance(view, view.tokens[i])) is not None else 2.0, i))
+        even = balances(view)
+        return sorted(places, key=lambda i: (2.0 if even[i] is None else even[i], i))
     return places
 
 
@@ -130,7 +139,8 @@ def experts(
         _beside(owner_line(shape, _owner_names(view), offset, room), "", figures, room),
         _beside(tick_line(shape, look.expert, offset, room), " max balance " if figures else "", figures, room),
     ]
-    body = [_layer(view, i, shape, offset, room, figures, look) for i in order]
+    even = balances(view)
+    body = [_layer(view, i, even[i], shape, offset, room, figures, look) for i in order]
     at = next(y for y, i in enumerate(order) if view.layers[i] == look.layer)
     return Frame(head, body, lower, foot, (at, at + 1)).cropped(columns, rows)
 
@@ -162,11 +172,13 @@ def _beside(middle: Line, title: str, figures: int, room: int) -> Line:
     return (Span(" " * _LABEL), *fit(middle, room), *fit(line(title, "dim"), figures))
 
 
-def _layer(view: ExpertsView, place: int, shape: Board, offset: int, room: int, figures: int, look: Look) -> Line:
+def _layer(
+    view: ExpertsView, place: int, even: float | None, shape: Board, offset: int, room: int, figures: int, look: Look
+) -> Line:
     layer, row = view.layers[place], view.tokens[place]
     here = layer == look.layer
     name = fit((Span(MARK if here else " ", "accent"), Span(f"L{layer}", "title" if here else "")), _LABEL)
-    most, even = max_over_mean(row), balance(view, row)
+    most = max_over_mean(row)
     uneven = even is not None and even < UNEVEN
     said = f" {UNAVAILABLE if most is None else f'{most:.1f}':>4} {UNAVAILABLE if even is None else f'{even:.2f}':>6}"
     end = (Span(said), Span(" !" if uneven else "", "warn")) if figures else ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -9,8 +11,10 @@ from itertools import groupby
 from tui.view.line import Line, Span
 
 NONE = "_"  # took no token
-LEVELS = ((0.5, ".", "dim"), (1.25, ":", ""), (1.75, "o", "accent"), (2.5, "O", "wait"))  # below this times the mean
-HOT = ("@", "bad")
+_BELOW = (0.5, 1.25, 1.75, 2.5)  # times the mean: the first glyph is below the first, the last from the last on
+_GLYPHS = ".:oO@"
+ROLES = {" ": "", NONE: "dim", ".": "dim", ":": "", "o": "accent", "O": "wait", "@": "bad"}
+_RUNS = re.compile(r"(.)\1*")
 LEGEND = "of the layer's mean: _ none  . <0.5  : <1.25  o <1.75  O <2.5  @ more"
 _GAP = 2  # columns between owners
 
@@ -48,22 +52,23 @@ def board(owners: Sequence[int], room: int) -> Board:
     return Board(tuple(order), tuple(owners), tuple(left), at)
 
 
-def glyph(ratio: float) -> tuple[str, str]:
-    """Of a load over the mean of its layer, and the role."""
-    if ratio <= 0:
-        return NONE, "dim"
-    return next(((sign, role) for below, sign, role in LEVELS if ratio < below), HOT)
+def glyph(ratio: float) -> str:
+    """Of a load over the mean of its layer."""
+    return _GLYPHS[bisect_right(_BELOW, ratio)] if ratio > 0 else NONE
 
 
 def cells(shape: Board, row: Sequence[int], offset: int, room: int) -> Line:
     """One layer, `room` columns of it from `offset` on; blank where it took no token."""
-    mean = sum(row) / max(1, len(row))
-    signs = [(" ", "")] * max(room, 0)
-    if mean > 0:
-        for expert, left in zip(shape.order, shape.left, strict=True):
-            if 0 <= left - offset < room:
-                signs[left - offset] = glyph(row[expert] / mean)
-    return _spans(signs)
+    total = sum(row)
+    if not total or room < 1:
+        return (Span(" " * max(0, room)),)
+    first, last = bisect_left(shape.left, offset), bisect_left(shape.left, offset + room)
+    cuts = [below * total / len(row) for below in _BELOW]
+    signs = [" "] * room
+    for i in range(first, last):
+        tokens = row[shape.order[i]]
+        signs[shape.left[i] - offset] = _GLYPHS[bisect_right(cuts, tokens)] if tokens > 0 else NONE
+    return tuple(Span(run[0], ROLES[run[1]]) for run in _RUNS.finditer("".join(signs)))
 
 
 def owner_line(shape: Board, names: Sequence[str], offset: int, room: int) -> Line:
@@ -85,12 +90,6 @@ def tick_line(shape: Board, marked: int, offset: int, room: int) -> Line:
         if expert % 8 == 0 and left >= free:
             text[left : left + len(label)] = label
             free = left + len(label) + 1
-    signs = [(character, "dim") for character in text]
-    signs[shape.left[shape.order.index(marked)]] = ("▾", "accent")
-    return _spans(signs[offset : offset + max(0, room)])
-
-
-def _spans(signs: Sequence[tuple[str, str]]) -> Line:
-    return tuple(
-        Span("".join(character for character, _ in same), role) for role, same in groupby(signs, key=lambda sign: sign[1])
-    )
+    at = shape.left[shape.order.index(marked)]
+    before, after = "".join(text[offset:at]), "".join(text[at + 1 : offset + max(0, room)])
+    return Span(before, "dim"), Span("▾", "accent"), Span(after, "dim")

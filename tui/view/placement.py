@@ -28,13 +28,8 @@ class Placement:
 
 def member_loads(tokens: Sequence[Sequence[float]], owners: Sequence[int], members: int) -> list[list[float]]:
     """Tokens by layer and member; `tokens[i][e]` are those of expert e in the i-th layer."""
-    found = []
-    for row in tokens:
-        loads = [0.0] * members
-        for expert, load in enumerate(row):
-            loads[owners[expert]] += load
-        found.append(loads)
-    return found
+    owned = [[expert for expert, owner in enumerate(owners) if owner == member] for member in range(members)]
+    return [[sum(map(row.__getitem__, experts)) for experts in owned] for row in tokens]
 
 
 def imbalance(tokens: Sequence[Sequence[float]], owners: Sequence[int], members: int) -> float | None:
