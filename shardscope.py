@@ -165,8 +165,8 @@ def occupied(run_dir: Path | None, http: str) -> RunDir:
 
 
 def on_screen() -> bool:
-    """Whether there is a terminal to draw on, or a browser behind `shardscope web`."""
-    return "TEXTUAL_DRIVER" in os.environ or (sys.stdin.isatty() and sys.stdout.isatty())
+    """Whether there is a terminal to draw on, which is done through stderr, or a browser behind `shardscope web`."""
+    return "TEXTUAL_DRIVER" in os.environ or all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
 
 
 def keymap() -> Keymap:
@@ -175,7 +175,7 @@ def keymap() -> Keymap:
     from tui.keymap import KeymapError, read_keymap
 
     try:
-        return read_keymap(tables())
+        return read_keymap(tables)
     except KeymapError as error:
         raise bad(str(error)) from None
 

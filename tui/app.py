@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -68,6 +70,8 @@ class Dashboard(App[None]):
         return SCREENS[name](self.session)
 
     def on_mount(self) -> None:
+        if not self.is_headless:  # who ends us shall find the terminal as it was
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.exit)
         self.session.source.start()
         if self.session.recordings is not None:
             self.session.recordings.start()

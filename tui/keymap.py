@@ -13,7 +13,7 @@ import os
 import re
 import tomllib
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,8 +61,8 @@ def default_path() -> Path:
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "shardscope" / "keys.toml"
 
 
-def read_keymap(tables: Tables, path: Path | None = None) -> Keymap:
-    """The user's keys; those of the tables where there is no file. Raises KeymapError."""
+def read_keymap(tables: Callable[[], Tables], path: Path | None = None) -> Keymap:
+    """The user's keys; those of the tables, which are then not even asked for, where there is no file. Raises KeymapError."""
     place = path or default_path()
     try:
         text = place.read_text(encoding="utf-8")
@@ -73,7 +73,7 @@ def read_keymap(tables: Tables, path: Path | None = None) -> Keymap:
     except (OSError, UnicodeDecodeError) as error:
         raise KeymapError(f"{place}: {error}") from None
     try:
-        return parsed(text, tables)
+        return parsed(text, tables())
     except KeymapError as error:
         raise KeymapError(f"{place}: {error}") from None
 

@@ -69,14 +69,14 @@ def test_the_listing_is_a_file_that_changes_nothing():
 def test_no_file_is_no_error_unless_it_was_named(tmp_path, monkeypatch):
     monkeypatch.delenv("SHARDSCOPE_KEYS", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    assert read_keymap(tables()) == Keymap()
+    assert read_keymap(tables) == Keymap()
     place = tmp_path / "shardscope" / "keys.toml"
     place.parent.mkdir()
     place.write_text('[app]\npause = "p"\n')
-    assert read_keymap(tables()).bound == {"app.pause": "p"}
+    assert read_keymap(tables).bound == {"app.pause": "p"}
     monkeypatch.setenv("SHARDSCOPE_KEYS", str(tmp_path / "gone.toml"))
     with pytest.raises(KeymapError, match="no such file"):
-        read_keymap(tables())
+        read_keymap(tables)
 
 
 def test_nothing_is_bound_that_tmux_takes():
