@@ -96,12 +96,17 @@ def gather(record: DeploymentRecord, settings: Mapping[str, Any], window_s: floa
         device=record.device,
         dtype=record.dtype,
         emulated=record.emulated,
-        settings={name: "(left out)" if _SECRET.search(name) else value for name, value in settings.items()},
+        settings={name: _said(name, value) for name, value in settings.items()},
         argv=redacted(sys.argv),
         wall_ns=time.time_ns(),
         monotonic_ns=time.perf_counter_ns(),
         window_s=window_s,
     )
+
+
+def _said(name: str, value: Any) -> Any:
+    """A number is no secret, whatever it is called."""
+    return "(left out)" if _SECRET.search(name) and isinstance(value, str | bytes | list | dict) else value
 
 
 def redacted(argv: Sequence[str]) -> list[str]:

@@ -181,6 +181,8 @@ PROFILES = (
     Key("up,k", "up k", "screen.move(-1)", "recording above", "mark the recording above", None),
     Key("pagedown", "pgdn", "screen.move(10)", "page below", "ten below", None),
     Key("pageup", "pgup", "screen.move(-10)", "page above", "ten above", None),
+    Key("home", "home", "screen.move(-1000000)", "first", "the first recording", None),
+    Key("end", "end", "screen.move(1000000)", "last", "the last recording", None),
     Key("enter", "enter", "screen.open", "replay", "open the marked recording on all screens", 1),
     Key("space", "space", "screen.mark", "mark A, B", "mark two recordings to compare: A, then B", 1),
     Key("v", "v", "screen.compare", "compare", "compare B with A: measures, with intervals, and what is noise", 2),

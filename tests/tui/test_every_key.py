@@ -64,6 +64,9 @@ async def pressed(app, key, reactions):
 
 async def opened(app, pilot, name):
     """The screen as it was, whatever the last key did."""
+    while any(worker.group == "work" and not worker.is_finished for worker in app.workers):
+        await pilot.pause(0.02)  # what it comes to
+    app.session.leave()  # a replay, say
     wanted = {**SCREENS, **OVERLAYS}[name]
     base = 2 if name in OVERLAYS else 1
     if len(app.screen_stack) != base or type(app.screen) is not wanted:

@@ -30,7 +30,7 @@ async def test_overview(at, request, monkeypatch):
     await check(f"overview-{request.node.callspec.id}", at, None, monkeypatch)
 
 
-@pytest.mark.parametrize("name", [name for name, _key in keys.SCREENS if name != "overview"])
+@pytest.mark.parametrize("name", [name for name, _key in keys.SCREENS if name not in ("overview", "profiles")])  # has its own
 async def test_screen(name, monkeypatch):
     await check(name, STRAGGLER, f"app.switch_mode('{name}')", monkeypatch)
 

@@ -11,8 +11,8 @@ from profiles.player import Player
 from profiles.reader import Profile
 from profiles.replay import ReplaySource
 from tui.app import SCREENS, Dashboard
+from tui.screens.asking import AskScreen
 from tui.screens.overview import OverviewScreen
-from tui.screens.replaying import GoToScreen
 from tui.widgets.seekbar import SeekBar
 
 
@@ -91,7 +91,7 @@ async def test_every_key_goes_where_it_says():
 async def test_g_goes_to_a_time_that_is_typed():
     async with replayed() as (app, pilot):
         await pilot.press("space", "g")
-        await reached(app, pilot, GoToScreen)
+        await reached(app, pilot, AskScreen)
         await pilot.press(*"x1", "enter")
         await pilot.pause()
         assert "write MM:SS" in "\n".join(shown(app))

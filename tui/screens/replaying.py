@@ -1,15 +1,13 @@
-"""What every screen can do with a replay: its keys, its seek bar, and the field for a time to go to."""
+"""What every screen can do with a replay: its keys, its seek bar, and the question for a time to go to."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from functools import partial
 
 from textual import on
-from textual.app import ComposeResult
-from textual.containers import Vertical
-from textual.screen import ModalScreen, Screen
-from textual.widgets import Input, Static
+from textual.screen import Screen
 
+from tui.screens.asking import AskScreen
 from tui.session import Session
 from tui.view.transport import Place, clock
 from tui.widgets.seekbar import SeekBar
@@ -67,7 +65,10 @@ class Replaying(Screen[None]):
 
     def action_replay_go_to(self) -> None:
         if replay := self.session.replay:
-            self.app.push_screen(GoToScreen(replay.moment, replay.seconds), self._go_to)
+            length, now = clock(replay.seconds, tenths=False), clock(replay.moment, tenths=False)
+            question = f"Go to a time of this recording, which is {length} long."
+            ask = AskScreen(question, f"MM:SS, now at {now}; esc stays here", partial(_moment, replay.seconds))
+            self.app.push_screen(ask, self._go_to)
 
     def action_replay_leave(self) -> None:
         """Back to what was shown before the replay."""
@@ -87,36 +88,11 @@ class Replaying(Screen[None]):
             self.redraw()
 
 
-class GoToScreen(ModalScreen[float | None]):
-    """Gives the moment that is typed, `None` when the user leaves."""
+def _moment(seconds: float, text: str) -> float:
+    """Raises ValueError for what is none, or beyond the end."""
+    from profiles.replay import parse_moment  # not for a live dashboard, which starts without it
 
-    BINDINGS: ClassVar = [("escape", "dismiss(None)")]
-    CSS = """
-    GoToScreen { align: center bottom; }
-    GoToScreen Vertical { width: 60; max-width: 100%; height: auto; border: round $primary; padding: 0 1; background: $surface; }
-    GoToScreen Static { height: auto; }
-    GoToScreen Input { border: none; height: 1; padding: 0; background: $panel; }
-    """
-
-    def __init__(self, moment: float, seconds: float) -> None:
-        super().__init__()
-        self._moment, self._seconds = moment, seconds
-
-    def compose(self) -> ComposeResult:
-        with Vertical():
-            yield Static(f"Go to a time of this recording, which is {clock(self._seconds, tenths=False)} long.", markup=False)
-            yield Input(placeholder=f"MM:SS, now at {clock(self._moment, tenths=False)}; esc stays here")
-            yield Static("", id="wrong", markup=False)
-
-    @on(Input.Submitted)
-    def _typed(self, event: Input.Submitted) -> None:
-        from profiles.replay import parse_moment  # not for a live dashboard, which starts without it
-
-        try:
-            moment = parse_moment(event.value.strip())
-            if moment > self._seconds:
-                raise ValueError(f"the recording ends at {clock(self._seconds, tenths=False)}")
-        except ValueError as error:
-            self.query_one("#wrong", Static).update(f"× {error}")
-        else:
-            self.dismiss(moment)
+    moment = parse_moment(text)
+    if moment > seconds:
+        raise ValueError(f"the recording ends at {clock(seconds, tenths=False)}")
+    return moment

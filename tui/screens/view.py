@@ -32,6 +32,7 @@ class View(Replaying):
     KEYS: ClassVar[tuple[Key, ...]] = ()
     GLOSSARY: ClassVar[Glossary] = ()
     TABLE: ClassVar[str] = ""
+    OVER_REPLAY: ClassVar[bool] = False  # whether its keys come before those of a replay that is shown
     CSS = """
     View { layout: vertical; overflow: hidden; }
     #body { height: 1fr; }
@@ -40,9 +41,15 @@ class View(Replaying):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         cls.TABLE = cls.__dict__.get("TABLE") or cls.__name__.removesuffix("Screen").lower()
-        tables = (("replay", keys.REPLAY), (cls.TABLE, cls.KEYS), ("replay", keys.REPLAY_ELSEWHERE), ("view", keys.VIEW))
-        cls.BINDINGS = [binding for table, own in tables for binding in bindings(table, own)]
+        cls.BINDINGS = [binding for table, own in (*cls._steering(), ("view", keys.VIEW)) for binding in bindings(table, own)]
         super().__init_subclass__(**kwargs)
+
+    @classmethod
+    def _steering(cls) -> list[tuple[str, tuple[Key, ...]]]:
+        """Its own keys and a replay's, those that win first."""
+        own = (cls.TABLE, cls.KEYS)
+        replay, elsewhere = ("replay", keys.REPLAY), ("replay", keys.REPLAY_ELSEWHERE)
+        return [own, replay, elsewhere] if cls.OVER_REPLAY else [replay, own, elsewhere]
 
     def __init__(self, session: Session) -> None:
         super().__init__()
@@ -71,10 +78,8 @@ class View(Replaying):
 
     def all_keys(self) -> tuple[Key, ...]:
         """As the user has mapped them, with the word why for those that are off."""
-        tables: list[tuple[str, tuple[Key, ...]]] = [(self.TABLE, self.KEYS), ("view", keys.VIEW), ("app", keys.APP)]
-        if self.session.replay:
-            tables[0:1] = [("replay", keys.REPLAY), (self.TABLE, self.KEYS), ("replay", keys.REPLAY_ELSEWHERE)]
-        offered = self.session.offered(tables)
+        own = self._steering() if self.session.replay else [(self.TABLE, self.KEYS)]
+        offered = self.session.offered((*own, ("view", keys.VIEW), ("app", keys.APP)))
         return tuple(key._replace(here=key.action == f"app.switch_mode('{self.TABLE}')") for key in offered)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
