@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import string
 import tomllib
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,16 +22,24 @@ from tui.keys import Key
 
 Tables = Mapping[str, Sequence[Key]]  # by the first word of their keys' names; "app" and "view" hold on every screen
 
+_TEXTUALS = {"solidus": "slash", "reverse_solidus": "backslash", "commercial_at": "at", "low_line": "underscore"}
+_TEXTUALS |= {"hyphen_minus": "minus", "plus_sign": "plus"}  # names that Textual gives beside Unicode's
+
+
+def _name(character: str) -> str:
+    """Textual's, of a character that is neither letter nor digit."""
+    unicode = unicodedata.name(character).lower().replace("-", "_").replace(" ", "_")
+    return _TEXTUALS.get(unicode, unicode)
+
+
+_PUNCTUATION = {_name(character): character for character in string.punctuation}
 _NAMED = {
     *("up", "down", "left", "right", "home", "end", "pageup", "pagedown", "insert", "delete", "backspace", "enter", "tab"),
-    *("escape", "space", "slash", "backslash", "at", "minus", "plus", "underscore", "comma", "full_stop", "question_mark"),
-    *("left_square_bracket", "right_square_bracket", "semicolon", "colon", "apostrophe", "quotation_mark", "equals_sign"),
-    *(f"f{number}" for number in range(1, 25)),
+    *("escape", "space", *(f"f{number}" for number in range(1, 25))),
+    *_PUNCTUATION,
 }
 _MODIFIERS = ("ctrl", "shift", "alt")
-_SHOWN = {"left_square_bracket": "[", "right_square_bracket": "]", "question_mark": "?", "escape": "esc", "pagedown": "pgdn"}
-_SHOWN |= {"pageup": "pgup", "slash": "/", "comma": ",", "full_stop": ".", "minus": "-", "plus": "+", "semicolon": ";"}
-_NAMES = {character: name for name, character in _SHOWN.items() if len(character) == 1}
+_SHOWN = {**_PUNCTUATION, "escape": "esc", "pagedown": "pgdn", "pageup": "pgup"}
 
 
 class KeymapError(ValueError):
@@ -127,7 +136,7 @@ def _checked(key: str, at: str, name: str) -> str:
     """In Textual's name."""
     *modifiers, base = [key] if len(key) == 1 else key.split("+")
     if len(base) == 1 and base.isprintable() and not base.isspace():
-        base = base if base.isalnum() else _NAMES.get(base) or unicodedata.name(base).lower().replace("-", "_").replace(" ", "_")
+        base = base if base.isalnum() else _name(base)
     elif base not in _NAMED:
         raise KeymapError(f"{at}: {name} is given '{key}', which is no key{_near(base, _NAMED)}")
     if wrong := [each for each in modifiers if each not in _MODIFIERS]:

@@ -35,8 +35,9 @@ class Key(NamedTuple):
         return self.method == "switch_mode" and self.key.isdigit()
 
     def named(self, table: str) -> str:
-        """Its name in the user's key map: `overview.sort`."""
-        return f"{table}.{re.sub('[^a-z0-9]+', '-', self.label.lower()).strip('-')}"
+        """Its name in the user's key map: `overview.sort`, `app.show-deploy`."""
+        words = re.sub("[^a-z0-9]+", "-", self.label.lower()).strip("-")
+        return f"{table}.{'show-' if self.screen else ''}{words}"
 
 
 SCREENS = (  # a number key a screen; `name` is its mode

@@ -62,7 +62,7 @@ def test_every_action_has_a_name_of_its_own():
 def test_the_listing_is_a_file_that_changes_nothing():
     text = "\n".join(listing(tables(), Keymap()))
     assert parsed(text, tables()) == Keymap()
-    changed = text.replace('pause = "space"', 'pause = "p"    ')
+    changed = text.replace('\npause = "space"', '\npause = "p"    ')
     assert listing(tables(), parsed(changed, tables()))[1:] == changed.splitlines()[1:]
 
 
