@@ -6,7 +6,7 @@ recording is read once, and little of it is ever held.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -17,12 +17,13 @@ from profiles.container import KEYFRAMES
 from profiles.reader import Profile
 from profiles.sampled import Samples
 from telemetry.codec import CodecError, decode_envelope, decode_keyframe
+from telemetry.diagnosis.figures import expert_balance
 from telemetry.fold import Fold
 from telemetry.formulas import balancedness
 from telemetry.histograms import time_to_first_token_s
 from telemetry.records import RequestRecord
 from telemetry.series import SECOND
-from telemetry.snapshot import DeploymentView, ExpertsView, RankView
+from telemetry.snapshot import DeploymentView
 
 LATE = SECOND  # after the end of a second, everybody has told of it
 
@@ -48,9 +49,9 @@ MEASURES = {
     "step": Measure("step", "ms", "second", "median wall time of a step, mean over ranks"),
     "bubble": Measure("bubble", "%", "second", "idle share of time with work, mean over ranks", points=True),
     "wait": Measure(
-        "wait", "%", "second", "wait for other ranks in collectives / wall time of steps, mean over ranks", points=True
+        "wait", "%", "second", "wait for the last rank in collectives, of time with work, mean over ranks", points=True
     ),
-    "transfer": Measure("transfer", "%", "second", "transfer in collectives / wall time of steps, mean over ranks", points=True),
+    "transfer": Measure("transfer", "%", "second", "transfer in collectives, of time with work, mean over ranks", points=True),
     "memory": Measure("memory", "MiB", "second", "used by the fullest rank"),
     "balance": Measure(
         "balance",
@@ -125,17 +126,6 @@ def measure(profile: Profile, progress: Callable[[float], None] | None = None) -
     return measured
 
 
-def expert_balance(experts: ExpertsView) -> float | None:
-    """Mean over layers of: mean / max of the tokens that went to each member of the ep axis; `None` without tokens."""
-    layers = []
-    for tokens in experts.tokens:
-        loads = [0.0] * (max(experts.owners, default=-1) + 1)
-        for owner, count in zip(experts.owners, tokens, strict=False):
-            loads[owner] += count
-        layers.append(balancedness(loads))
-    return _mean(layers)
-
-
 def _take_request(measured: Measured, record: RequestRecord) -> None:
     measured.requests += 1
     measured.prompt_tokens += record.prompt_tokens
@@ -167,27 +157,18 @@ def _of_second(deployment: DeploymentView) -> Iterator[tuple[str, float | None]]
     yield "throughput", deployment.engine.tokens_per_s
     yield "step", _mean([rank.step_ms for rank in ranks])
     yield "bubble", _mean([rank.bubble_pct for rank in ranks])
-    yield "wait", _mean([_share(rank, sum(axis.wait_ms for axis in rank.axes.values())) for rank in ranks])
-    yield "transfer", _mean([_share(rank, sum(axis.transfer_ms for axis in rank.axes.values())) for rank in ranks])
+    splits = [rank.split for rank in ranks if rank.split is not None]
+    yield "wait", _mean([split.wait for split in splits])
+    yield "transfer", _mean([split.transfer for split in splits])
     used = [rank.memory.used for rank in ranks if rank.memory.used is not None]
     yield "memory", max(used) / 2**20 if used else None
-    if deployment.experts is not None:
-        balance = expert_balance(deployment.experts)
-    else:
-        balance = balancedness([rank.compute_ms for rank in ranks if rank.compute_ms is not None])
+    experts = expert_balance(deployment)
+    compute = balancedness([rank.compute_ms for rank in ranks if rank.compute_ms is not None])
+    balance = experts.balance if experts is not None else compute
     yield "balance", None if balance is None else 100 * balance
 
 
-def _share(rank: RankView, part_ms: float) -> float | None:
-    """Percent of a step's wall time, which is the sum of its parts."""
-    parts = (rank.compute_ms, rank.recv_wait_ms, rank.gap_ms)
-    if None in parts:
-        return None
-    whole = sum(part or 0.0 for part in parts) + sum(axis.wait_ms + axis.transfer_ms for axis in rank.axes.values())
-    return 100 * part_ms / whole if whole > 0 else None
-
-
-def _mean(values: list[float | None]) -> float | None:
+def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 

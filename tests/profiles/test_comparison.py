@@ -2,12 +2,13 @@
 
 import numpy
 import pytest
-from profile_runs import Run
+from profile_runs import Run, S
 
 from profiles.comparison import BETTER, NOISE, WORSE, NotComparable, changes, compare
 from profiles.measures import MEASURES, Measured, measure
 from profiles.reader import Profile
 from profiles.sampled import MOST, Redrawn, Samples
+from telemetry.records import StepRecord
 
 
 def recorded(tmp_path, name, run, **fields):
@@ -178,3 +179,13 @@ def test_figures_of_a_run(fast):
     assert run.value("bubble") == pytest.approx(100 - 51, abs=3)
     assert run.value("balance") > 95  # of a dense model: both ranks compute as long
     assert summary["events"] == {"info": 6}
+    steps = [record for _, envelope in Run(seconds=40) for record in envelope.records if isinstance(record, StepRecord)]
+    whole = 40 * 2 * S  # two ranks that have work all the time
+    for part in ("wait", "transfer"):
+        assert run.value(part) == pytest.approx(100 * sum(getattr(s.axes["tp"], f"{part}_ns") for s in steps) / whole, rel=0.1)
+
+
+def test_balance_of_a_mixture_of_experts_is_of_its_tokens(moe_file):
+    """Rank 0's experts take 82 tokens a second and layer each on average, rank 1's 42."""
+    with Profile(moe_file) as profile:
+        assert measure(profile).value("balance") == pytest.approx(100 * (82 + 42) / 2 / 82, abs=1)

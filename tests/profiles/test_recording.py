@@ -47,12 +47,13 @@ def test_the_stock_reader_opens_it(run_file):
         assert reader.get_header().profile == "shardscope-v1"
 
 
-@pytest.fixture(scope="module")
-def moments(run_file):
-    """A fold of all messages alone, without any keyframe, drawn at 200 random moments."""
+@pytest.fixture(scope="module", params=["dense", "experts"])
+def moments(request, run_file, moe_file):
+    """(a recording, a fold of all its messages alone, without any keyframe, drawn at 200 random moments)"""
+    path, run = (run_file, Run()) if request.param == "dense" else (moe_file, Run(experts=(2, 4)))
     rng = random.Random(3)
     times = sorted(T + rng.randrange(30 * S) for _ in range(200))
-    messages = iter(Run())
+    messages = iter(run)
     fold, drawn = Fold(), []
     arrived, envelope = next(messages)
     for at in times:
@@ -60,21 +61,26 @@ def moments(run_file):
             fold.add(envelope, arrived)
             arrived, envelope = next(messages, (None, None))
         drawn.append((at, fold.snapshot(at)))
-    return drawn
+    shown = drawn[-1][1].deployments[0]
+    assert shown.collectives
+    assert (shown.experts is not None) == (request.param == "experts")
+    return path, drawn
 
 
-def test_seeking_to_200_random_moments_equals_folding_everything(run_file, moments):
-    with Profile(run_file) as profile:
+def test_seeking_to_200_random_moments_equals_folding_everything(moments):
+    path, drawn = moments
+    with Profile(path) as profile:
         player = Player(profile)
-        for at, expected in random.Random(4).sample(moments, len(moments)):
+        for at, expected in random.Random(4).sample(drawn, len(drawn)):
             assert player.at(at) == expected
-        assert Player(profile).at(moments[77][0]) == moments[77][1]
+        assert Player(profile).at(drawn[77][0]) == drawn[77][1]
 
 
-def test_playing_through_equals_folding_everything(run_file, moments):
-    with Profile(run_file) as profile:
+def test_playing_through_equals_folding_everything(moments):
+    path, drawn = moments
+    with Profile(path) as profile:
         player = Player(profile)
-        assert all(player.at(at) == expected for at, expected in moments)
+        assert all(player.at(at) == expected for at, expected in drawn)
 
 
 @settings(max_examples=40, deadline=None)
