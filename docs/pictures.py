@@ -1,6 +1,6 @@
 """Pictures of every screen for the README, drawn from the real runtime under light load and never from the scripted source.
 
-python docs/pictures.py [NAME ...] [--seconds 30]
+python docs/pictures.py [NAME ...] [--seconds 60]
 """
 
 from __future__ import annotations
@@ -30,25 +30,42 @@ from tui.source import LiveSource
 SIZE = (120, 36)
 LARGEST = 150_000  # bytes of a picture: a page of them must load
 HERE = Path(__file__).parent
-DENSE, MOE = "llama-44m", "qwen3-moe-32e"
-LIMITS = {"device": "cpu", "max_model_len": 1024, "max_num_seqs": 16, "max_num_batched_tokens": 256}
-CLIENTS = {DENSE: 6, MOE: 4}
 _WORDS = ("rank", "that", "waits", "for", "another", "one", "is", "not", "slow", "it", "early", "and", "a", "bubble")
 
 
 @dataclass(frozen=True)
+class Stage:
+    """What is deployed, and how many clients talk to it."""
+
+    name: str
+    family: str
+    layout: dict[str, int]
+    clients: int
+    config: dict[str, Any]
+
+
+DENSE = Stage("llama-44m", "llama3", {"tp": 2, "pp": 2}, 6, {})
+EXPERTS = {"num_experts": 32, "num_experts_per_tok": 4, "moe_intermediate_size": 128}
+MOE = Stage("qwen3-moe-32e", "qwen3_moe", {"ep": 2}, 4, EXPERTS)
+LIMITS = {"device": "cpu", "max_model_len": 1024, "max_num_seqs": 16, "max_num_batched_tokens": 256}
+
+
+@dataclass(frozen=True)
 class Pose:
-    """What a screen shows in its picture: which deployment, after which keys, and after how many seconds on the screen."""
+    """What a screen shows in its picture: of which stage, after which keys; seconds on the screen before and after them."""
 
-    deployment: str = DENSE
+    stage: Stage = DENSE
     keys: tuple[str, ...] = ()
-    seconds: float = 4.0
+    before: float = 4.0
+    after: float = 1.0
 
 
-POSES = {
+POSES = {  # of screens that show more after a key
     "pipeline": Pose(keys=("space", "minus", "left_square_bracket")),
-    "collectives": Pose(seconds=6),
     "experts": Pose(MOE, ("n",)),
+    "deploy": Pose(keys=("right", "down", "left"), after=3.0),
+    "stress": Pose(keys=("x", "y"), after=25.0),
+    "profiles": Pose(keys=("space", "down", "space", "v"), after=15.0),
 }
 
 
@@ -56,45 +73,45 @@ def main() -> None:
     names = [name for name, _key in keys.SCREENS]
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", default=names, metavar="NAME", help=", ".join(names))
-    parser.add_argument("--seconds", type=float, default=30.0, help="of load before the first picture, for the histories")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of load before the first picture, for the histories")
     parser.add_argument("--out", type=Path, default=HERE)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="shardscope-") as directory, world(Path(directory)) as run_dir:
-        asyncio.run(draw(run_dir, given.names, given.seconds, given.out))
+    for stage in (DENSE, MOE):
+        mine = {name: pose for name in given.names if (pose := POSES.get(name, Pose())).stage is stage}
+        if mine:
+            with tempfile.TemporaryDirectory(prefix="shardscope-") as directory, world(stage, Path(directory)) as run_dir:
+                asyncio.run(draw(run_dir, mine, given.seconds, given.out))
 
 
 @contextmanager
-def world(directory: Path) -> Iterator[Path]:
-    """The run directory of a daemon that serves a dense model under tp2 pp2 and a mixture of experts under ep2."""
-    models = {DENSE: directory / DENSE, MOE: directory / MOE}
-    write_checkpoint(models[DENSE], "llama3", "demo")
-    write_checkpoint(models[MOE], "qwen3_moe", "demo", num_experts=32, num_experts_per_tok=4, moe_intermediate_size=128)
-    layouts: dict[str, dict[str, Any]] = {DENSE: {"tp": 2, "pp": 2}, MOE: {"ep": 2}}
+def world(stage: Stage, directory: Path) -> Iterator[Path]:
+    """The run directory of a daemon with that deployment under load."""
+    model = directory / stage.name
+    write_checkpoint(model, stage.family, "demo", **stage.config)
+    spec = DeploymentSpec.model_validate({"model": model, "name": stage.name, **LIMITS, **stage.layout})
     with DaemonProcess(directory / "run", "127.0.0.1:0") as daemon, daemon.client() as client:
-        for name, layout in layouts.items():
-            for _ in client.deploy(DeploymentSpec.model_validate({"model": models[name], "name": name, **LIMITS, **layout})):
-                pass
-        with load(client.status()[0].http):
+        for _ in client.deploy(spec):
+            pass
+        with load(client.status()[0].http, stage):
             yield daemon.run_dir.path
 
 
 @contextmanager
-def load(address: str) -> Iterator[None]:
+def load(address: str, stage: Stage) -> Iterator[None]:
     """A few clients, each with one request after another."""
     ending = threading.Event()
-    tasks = [
-        threading.Thread(target=_client, args=(address, name, random.Random(number), ending.is_set))
-        for name, count in CLIENTS.items()
-        for number in range(count)
+    clients = [
+        threading.Thread(target=_client, args=(address, stage.name, random.Random(number), ending.is_set))
+        for number in range(stage.clients)
     ]
-    for task in tasks:
-        task.start()
+    for client in clients:
+        client.start()
     try:
         yield
     finally:
         ending.set()
-        for task in tasks:
-            task.join()
+        for client in clients:
+            client.join()
 
 
 def _client(address: str, name: str, chance: random.Random, over: Callable[[], bool]) -> None:
@@ -108,28 +125,28 @@ def _client(address: str, name: str, chance: random.Random, over: Callable[[], b
                         break
 
 
-async def draw(run_dir: Path, names: list[str], seconds: float, out: Path) -> None:
+async def draw(run_dir: Path, poses: dict[str, Pose], seconds: float, out: Path) -> None:
     """Watch for so long that the histories have something to show, then save each screen."""
     app = Dashboard(LiveSource(HubEndpoints.under(run_dir)), run_dir=run_dir)
     async with app.run_test(size=SIZE) as pilot:
         await asyncio.sleep(seconds)
         snapshot, feed = app.session.look()
-        if snapshot is None or len(snapshot.deployments) < len(CLIENTS):
+        if snapshot is None or not snapshot.deployments:
             raise SystemExit(f"nothing to draw: {feed.problem or 'no deployment'}")
-        for name in names:
-            picture = await _picture(app, pilot, name, POSES.get(name, Pose()))
+        for name, pose in poses.items():
             path = out / f"{name}.svg"
-            path.write_text(picture, encoding="utf-8")
-            print(f"{path}: {path.stat().st_size / 1000:.0f} kB{', too large' if path.stat().st_size > LARGEST else ''}")
+            path.write_text(await _picture(app, pilot, name, pose), encoding="utf-8")
+            size = path.stat().st_size
+            print(f"{path}: {size / 1000:.0f} kB{', too large' if size > LARGEST else ''}", flush=True)
 
 
 async def _picture(app: Dashboard, pilot: Pilot[None], name: str, pose: Pose) -> str:
-    app.session.set(deployment=pose.deployment)
     await app.run_action(f"app.switch_mode('{name}')")
-    await asyncio.sleep(pose.seconds)
+    await asyncio.sleep(pose.before)
     for key in pose.keys:
         await pilot.press(key)
         await pilot.pause(0.3)
+    await asyncio.sleep(pose.after)
     picture = app.export_screenshot(title="shardscope")
     if app.session.look()[1].paused_s is not None:
         app.session.pause_or_resume()

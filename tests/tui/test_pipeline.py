@@ -1,6 +1,7 @@
 """The timeline: stretches that are true to the records, drawn to scale, and a screen that its keys take anywhere."""
 
 import re
+import time
 
 import pytest
 from driving import dashboard, reached, redrawn
@@ -11,10 +12,14 @@ from scenes import FAILED, FEED, LOADING, QUIET, STEADY, STRAGGLER, alone, scene
 from terminal import shown
 
 from runtime.layout import Layout
-from telemetry.records import AxisTime, Phase, StepRecord
+from telemetry.endpoints import HubEndpoints
+from telemetry.hub import Hub
+from telemetry.records import AxisTime, DeploymentRecord, Phase, RankInfo, StepRecord
 from tui import keys
+from tui.app import Dashboard
 from tui.demo import DemoSource
 from tui.screens.pipeline import PipelineScreen
+from tui.source import LiveSource
 from tui.view import lanes as kinds
 from tui.view.gantt import Window, axis, drawn
 from tui.view.lanes import groups, lanes
@@ -360,3 +365,28 @@ async def test_64_ranks_scroll_with_the_marked_row():
         await redrawn(app, pilot)
         await pilot.pause()
         assert any(line.startswith("▸r30") for line in shown(app))
+
+
+async def test_steps_of_a_running_hub_are_drawn(tmp_path):
+    """Two stages, 20 ms each in turn: what the live source hears is what stands there."""
+    endpoints = HubEndpoints.under(tmp_path)
+    ranks = [RankInfo(rank, 0, rank, 0, 0, 100 + rank, "cpu", 6 * rank, 6 * rank + 5) for rank in (0, 1)]
+    layout = {"dp": 1, "pp": 2, "ep": 1, "tp": 1}
+    state = DeploymentRecord("live", 1, time.perf_counter_ns(), "READY", "/m", layout, "cpu", "float32", False, ranks)
+    async with Hub(endpoints) as hub:
+        hub.inject([state])
+        app = Dashboard(LiveSource(endpoints))
+        async with app.run_test(size=(120, 36)) as pilot:
+            await pilot.press("3")
+            lines = await reached(app, pilot, PipelineScreen)
+            for _ in range(200):
+                now = time.perf_counter_ns() // MS
+                steps = [step(0, now - 40, 20, ("forward", 0, 20)), step(1, now - 20, 20, ("forward", 0, 18), ("sample", 18, 2))]
+                hub.inject(steps, "live")
+                await pilot.pause(0.05)
+                lines = await redrawn(app, pilot)
+                if sum("D0█" in line for line in lines) == 2:
+                    break
+            assert "D0█" in row(lines, "stage 0")
+            assert "D0█" in row(lines, "stage 1")
+            assert "live" in lines[0]
