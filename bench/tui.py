@@ -32,7 +32,9 @@ from pathlib import Path
 # before this folder, whose telemetry.py is not the package
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from runtime.control import DaemonInfo
 from runtime.layout import Layout
+from runtime.run_dir import RunDir
 from telemetry.endpoints import HubEndpoints
 from telemetry.hub import Hub
 from telemetry.records import AxisTime, DeploymentRecord, DeviceRecord, EngineRecord, RankInfo, RankMemory, Record, StepRecord
@@ -84,11 +86,15 @@ def engine(beat: int, numbers: random.Random) -> EngineRecord:
 
 
 def _serve(directory: str, layout: Layout, rate: Synchronized[float], ready: Event) -> None:
-    """A hub, and all that its ranks and its engine would say."""
+    """A run directory with a hub, and all that its ranks and its engine would say."""
+    place = RunDir(Path(directory))
+    place.acquire()
+    endpoints = HubEndpoints.under(place.path)
+    place.write_info(DaemonInfo(os.getpid(), "http://127.0.0.1:0", directory, 0, endpoints.snapshots))
 
     async def run() -> None:
         numbers = random.Random(1)
-        async with Hub(HubEndpoints.under(Path(directory))) as hub:
+        async with Hub(endpoints) as hub:
             ranks = [
                 RankInfo(rank, *layout.coordinates(rank), 1000 + rank, f"cuda:{rank}", 0, 0) for rank in range(layout.world_size)
             ]
@@ -131,7 +137,7 @@ class Terminal:
         self.began = time.perf_counter()
         self._ours, theirs = os.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-        command = [sys.executable, "-m", "tui", "--source", "live", "--run-dir", str(run_dir)]
+        command = [sys.executable, "-m", "shardscope", "--run-dir", str(run_dir)]
         terminal = {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
         self._process = subprocess.Popen(
             command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, env={**os.environ, **terminal}
@@ -187,12 +193,13 @@ def terminal(run_dir: Path, columns: int, rows: int) -> Iterator[Terminal]:
         opened.close()
 
 
-def first_paint(run_dir: Path, tries: int = 5) -> list[float]:
+def first_paint(run_dir: Path, tries: int = 5) -> list[tuple[float, float]]:
+    """Seconds by the clock, and of CPU: what it would be on a machine that does nothing else."""
     found = []
     for _ in range(tries):
         with terminal(run_dir, 80, 24) as screen:
             screen.wait_for(NAME.encode())
-            found.append(time.perf_counter() - screen.began)
+            found.append((time.perf_counter() - screen.began, screen.cpu_s()))
             screen.watch(0.5)
     return found
 
@@ -234,8 +241,9 @@ def main() -> None:
     with fed_hub(args.layout) as (run_dir, rate):
         time.sleep(2.0)
         paints = first_paint(run_dir)
-        value = f"{statistics.median(paints):.2f} s, from {min(paints):.2f} to {max(paints):.2f}"
-        told("first paint, median of 5", value, "< 0.7 s", statistics.median(paints) < 0.7)
+        middle, cpu = (statistics.median(each) for each in zip(*paints, strict=True))
+        value = f"{middle:.2f} s ({min(paints)[0]:.2f} to {max(paints)[0]:.2f}), CPU {cpu:.2f} s"
+        told("first paint, median of 5", value, "< 0.7 s", middle < 0.7)
         for columns, rows in SIZES:
             share, rate_bytes = steady(run_dir, columns, rows, args.seconds)
             what = f"{args.layout.world_size} ranks at 4 Hz, {columns}x{rows}"
