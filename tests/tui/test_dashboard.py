@@ -1,19 +1,24 @@
 """The dashboard driven by its keys, on the scripted source with a clock that stands where the test puts it."""
 
-from driving import dashboard, redrawn
+import pytest
+from driving import dashboard, reached, redrawn
 from scenes import FAILED, STEADY, STRAGGLER
 from terminal import escapes, shown
 
 from tui import keys
+from tui.app import OVERLAYS, SCREENS
 from tui.screens.help import HelpScreen
 from tui.screens.overview import OverviewScreen
 from tui.theme import THEMES
 from tui.widgets.lines import Lines
 
 
-async def test_every_size_draws_and_a_resize_redraws():
+@pytest.mark.parametrize("name", [*SCREENS, *OVERLAYS])
+async def test_every_size_draws_and_a_resize_redraws(name):
     async with dashboard(STRAGGLER, "tp4pp2", (1, 1)) as (app, pilot):
-        for size in ((1, 1), (2, 3), (5, 60), (300, 1), (300, 100), (19, 7), (80, 24), (81, 23), (120, 40), (3, 2), (200, 60)):
+        await app.run_action(f"app.overlay('{name}')" if name in OVERLAYS else f"app.switch_mode('{name}')")
+        await reached(app, pilot, {**SCREENS, **OVERLAYS}[name])
+        for size in ((2, 3), (300, 1), (300, 100), (19, 7), (80, 24), (1, 1), (200, 60)):
             await pilot.resize_terminal(*size)
             await pilot.pause(0.06)
             lines = shown(app)
