@@ -98,7 +98,9 @@ def crop(spans: Line, columns: int) -> Line:
 def fit(spans: Line, columns: int, align: str = "<") -> Line:
     """Exactly `columns` cells, padded on the right (`<`) or the left (`>`)."""
     missing = columns - width(spans)
-    if missing <= 0:
+    if missing == 0:
+        return spans
+    if missing < 0:
         return crop(spans, max(0, columns))
     padding = Span(" " * missing)
     return (padding, *spans) if align == ">" else (*spans, padding)
