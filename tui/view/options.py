@@ -41,7 +41,8 @@ def chosen(snapshot: Snapshot | None, options: Options) -> DeploymentView | None
     """The deployment that the screen shows."""
     if snapshot is None or not snapshot.deployments:
         return None
-    return next((d for d in snapshot.deployments if d.name == options.deployment), snapshot.deployments[0])
+    first = next((d for d in snapshot.deployments if d.state != "STOPPED"), snapshot.deployments[0])
+    return next((d for d in snapshot.deployments if d.name == options.deployment), first)
 
 
 def chosen_rank(deployment: DeploymentView, options: Options) -> RankView | None:
