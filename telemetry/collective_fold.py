@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from operator import add
 from typing import TypeAlias
 
 from msgspec import Struct, field
@@ -86,7 +87,7 @@ class CollectiveFold:
         for second, part in kind.seconds.spread(record.start_ns, record.end_ns, amounts):
             sums = second.ranks.get(record.rank)
             if sums is not None:
-                sums[:] = [done + more for done, more in zip(sums, part, strict=True)]
+                sums[:] = map(add, sums, part)
             elif len(second.ranks) < MAX_RANKS:
                 second.ranks[record.rank] = part
         if (last := kind.seconds.at(record.end_ns // SECOND)) is not None:
@@ -179,11 +180,15 @@ def _sums(seconds: Seconds) -> dict[int, list[float]]:
     ranks: dict[int, list[float]] = {}
     for weight, second in seconds:
         for rank, sums in second.ranks.items():
+            calls, size, wait, transfer = sums if weight == 1 else (weight * n for n in sums)
             done = ranks.get(rank)
             if done is None:
-                ranks[rank] = [weight * n for n in sums]
+                ranks[rank] = [calls, size, wait, transfer]
             else:
-                done[:] = [a + weight * n for a, n in zip(done, sums, strict=True)]
+                done[0] += calls
+                done[1] += size
+                done[2] += wait
+                done[3] += transfer
     return {rank: sums for rank, sums in ranks.items() if sums[0] > 0}
 
 
@@ -246,5 +251,6 @@ def _inside(sums: Sequence[float]) -> float:
 
 def _count(counts: dict[int, int], more: Mapping[int, int]) -> None:
     for bucket, calls in more.items():
-        bucket = min(max(0, bucket), DURATION_BUCKETS - 1)
+        if not 0 <= bucket < DURATION_BUCKETS:
+            bucket = 0 if bucket < 0 else DURATION_BUCKETS - 1
         counts[bucket] = counts.get(bucket, 0) + calls

@@ -112,12 +112,13 @@ class DeploymentFold:
 
     def add(self, record: Record) -> None:
         """Take a record. What an older generation's rank or engine still says is no longer true; a finished request stays so."""
-        if isinstance(record, RequestRecord):
+        if isinstance(record, StepRecord):
+            if self._is_current(record.generation):
+                self._add_step(record)
+        elif isinstance(record, RequestRecord):
             self.engine.add_request(record)
         elif not self._is_current(record.generation):
             return
-        elif isinstance(record, StepRecord):
-            self._add_step(record)
         elif isinstance(record, EngineRecord):
             self.engine.add_engine(record)
         elif isinstance(record, EventRecord):
@@ -265,8 +266,9 @@ class Fold:
     def add(self, envelope: Envelope, arrived_ns: int) -> None:
         """Take one message. Records of a deployment that was never announced are ignored, but for its events."""
         self._losses.add(envelope)
+        latest_ns = arrived_ns + FUTURE
         for record in envelope.records:
-            if _time_ns(record) > arrived_ns + FUTURE:
+            if _time_ns(record) > latest_ns:
                 self.refused += 1
                 continue
             if isinstance(record, EventRecord):

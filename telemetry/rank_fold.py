@@ -67,19 +67,21 @@ class RankFold:
 
     def add_step(self, record: StepRecord, work: WorkTimeline) -> None:
         """Take a step; `work` tells which part of the idle time before it was time with work."""
-        start, end = record.start_ns, record.start_ns + record.wall_ns
-        transfer = sum(axis.transfer_ns for axis in record.axes.values())
+        wall, axes, known = record.wall_ns, record.axes, self._axes
+        start, end = record.start_ns, record.start_ns + wall
         if record.idle_ns > 0:
             self._add_idle(start - record.idle_ns, start, work)
-        wall, tokens = record.wall_ns, record.prefill_tokens + record.decode_tokens
-        wait, compute = record.recv_wait_ns, record.compute_ns
-        amounts = [1, wall, wall, wait, compute + transfer, compute, wait, record.gap_ns, tokens]
-        for name in record.axes:
-            if name not in self._axes and len(self._axes) < MAX_AXES and len(name) <= MAX_NAME:
-                self._axes.append(name)
-        for name in self._axes:
-            axis = record.axes.get(name, _NO_CALLS)
+        tokens = record.prefill_tokens + record.decode_tokens
+        wait, busy = record.recv_wait_ns, record.compute_ns
+        amounts = [1, wall, wall, wait, busy, busy, wait, record.gap_ns, tokens]
+        for name in axes:
+            if name not in known and len(known) < MAX_AXES and len(name) <= MAX_NAME:
+                known.append(name)
+        for name in known:
+            axis = axes.get(name, _NO_CALLS)
+            busy += axis.transfer_ns
             amounts += (axis.calls, axis.bytes, axis.wait_ns, axis.transfer_ns)
+        amounts[_BUSY] = busy
         self._times.spread(start, end, amounts)
         if record.expert_tokens:
             self._experts.spread(end, end, record.expert_tokens[:MAX_EXPERTS])

@@ -59,12 +59,16 @@ class Seconds:
     def total(self, now_ns: int, window_ns: int) -> list[float]:
         """Sums by column over the window before `now`; the second that its edge cuts counts by the share inside."""
         edge, cut = divmod(now_ns - window_ns, SECOND)
-        sums: list[float] = []
-        for second in range(edge, now_ns // SECOND + 1):
+        weight = 1 - cut / SECOND
+        sums: list[float] = [weight * amount for amount in self._rows.get(edge, ())]
+        for second in range(edge + 1, now_ns // SECOND + 1):
             row = self._rows.get(second)
-            if row is not None:
-                weight = 1 - cut / SECOND if second == edge else 1.0
-                sums = [done + weight * amount for done, amount in zip_longest(sums, row, fillvalue=0)]
+            if row is None:
+                continue
+            if len(row) == len(sums):
+                sums = list(map(add, sums, row))
+            else:
+                sums = [done + amount for done, amount in zip_longest(sums, row, fillvalue=0)]
         return sums
 
     def history(self, now_ns: int) -> tuple[float, ...]:

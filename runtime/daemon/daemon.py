@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
 import time
@@ -313,12 +314,19 @@ def _words(error: Exception) -> str:
     return str(error)
 
 
+def _allow_files() -> None:
+    """As many open files as the administrator grants: each rank and each stream of tokens is one."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def serve(http: str, place: RunDir, ready: int = -1, public: Public | None = None) -> None:
     """The daemon's whole life, in a directory that was acquired.
 
     Raises PortTaken, EndpointTaken and ValueError before anything is started.
     """
     bound = bind_http(http)
+    _allow_files()
 
     async def run() -> None:
         await Daemon(place, bound, public).run(ready)
