@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tui import keys
 from tui.screens.filtering import FilteredView
 from tui.session import Session
@@ -27,7 +29,8 @@ class EventsScreen(FilteredView):
     def frame(self, columns: int, rows: int) -> Frame:
         snapshot, feed = self.session.look()
         rows -= self.typing
-        head, foot = head_and_foot(snapshot, feed, self.session.options, self.usable_keys(), columns, rows)
+        brief = replace(self.session.options, maximised=True)
+        head, foot = head_and_foot(snapshot, feed, brief, self.usable_keys(), columns, rows)
         deployment = chosen(snapshot, self.session.options)
         if snapshot is None:
             return Frame(head, foot=foot).cropped(columns, rows)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tui import keys
 from tui.screens.filtering import FilteredView
 from tui.session import Session
@@ -30,7 +32,8 @@ class LogsScreen(FilteredView):
     def frame(self, columns: int, rows: int) -> Frame:
         snapshot, feed = self.session.look()
         rows -= self.typing
-        head, foot = head_and_foot(snapshot, feed, self.session.options, self.usable_keys(), columns, rows)
+        brief = replace(self.session.options, maximised=True)
+        head, foot = head_and_foot(snapshot, feed, brief, self.usable_keys(), columns, rows)
         deployment = chosen(snapshot, self.session.options)
         log = self.session.log(deployment.name, self._rank) if deployment else None
         if deployment is None or log is None:

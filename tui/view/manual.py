@@ -74,7 +74,7 @@ def help_lines(sections: Sequence[tuple[str, Sequence[Key]]], glossary: Glossary
     for title, keys in sections:
         lines.append(rule(line(title, "title"), BLANK, columns))
         for key in keys:
-            meaning = f"{key.help}; off: {key.off}" if key.off else key.help
+            meaning = (f"{key.label}: " if key.screen else "") + key.help + (f"; off: {key.off}" if key.off else "")
             lines.extend(_entry(key.shown, meaning, columns, 10, "dim" if key.off else "key"))
     lines.append(rule(line("what the figures mean", "title"), BLANK, columns))
     for term, meaning in glossary:
