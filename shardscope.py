@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from runtime.calibrate.command import calibrate
 from runtime.flags import LIVE, SAMPLING, SPEC, takes
 from runtime.planner.command import plan
 from runtime.stress.options import STRESS
@@ -665,6 +666,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 app.command()(plan)
+app.command()(calibrate)
 
 
 def main() -> None:

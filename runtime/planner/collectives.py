@@ -35,7 +35,7 @@ def all_reduce(gpu: Gpu, stack: str, ranks: int, size: float) -> Exchange:
         return NOTHING
     inside = min(ranks, gpu.link_gpus, gpu.node_gpus) if ranks > gpu.link_gpus else ranks
     near = _measured("all_reduce_us", stack, gpu, inside, size)
-    skew = read_curve(curve("skew_us"), inside) * 1e-6
+    skew = _skew(gpu, inside)
     nodes = -(-ranks // inside)
     if nodes == 1:
         return Exchange(near.latency + skew, near.transfer)
@@ -51,15 +51,22 @@ def all_to_all(gpu: Gpu, ranks: int, size: float) -> Exchange:
         return NOTHING
     inside = min(ranks, gpu.link_gpus)
     near = _measured("all_to_all_us", "", gpu, inside, size * inside / ranks)
-    skew = read_curve(curve("skew_us"), inside) * 1e-6
+    skew = _skew(gpu, inside)
     if inside == ranks:
         return Exchange(near.latency + skew, near.transfer)
     outside = size * (ranks - inside) / ranks / gpu.network
     return Exchange(near.latency + skew + scalar("network_latency_us") * 1e-6, near.transfer + outside)
 
 
+def _skew(gpu: Gpu, ranks: int) -> float:
+    """Seconds of waiting for the slowest. What was measured on this machine has it already."""
+    return 0.0 if gpu.machine is not None else read_curve(curve("skew_us"), ranks) * 1e-6
+
+
 def hand_over(gpu: Gpu, size: float, within_node: bool) -> Exchange:
     """A stage's output, sent to the next stage."""
+    if gpu.machine is not None:
+        return _read(gpu.machine.hand_over, size)
     return Exchange(scalar("hop_us") * 1e-6, size / (gpu.link_bandwidth if within_node else gpu.network))
 
 

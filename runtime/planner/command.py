@@ -51,11 +51,10 @@ def plan(
         from runtime.planner.search import Request, find_use_case, make_plan
 
         engine = launch or engine
-        known = _calibration(calibration)
         found = find_model(model)
         weights = (found.stored_as or "bf16") if dtype == "auto" else dtype
         kv = find_engine(engine).kv if kv_dtype == "auto" else kv_dtype
-        cluster = _cluster(gpu, gpus, gpu_file, known)
+        cluster, known = _cluster(gpu, gpus, gpu_file, calibration)
         request = Request(found, cluster, isl, osl, concurrency, rate, weights, kv, engine, known)
         made = make_plan(request, find_use_case(use_case))
         if launch is not None:
@@ -75,11 +74,13 @@ def _calibration(path: Path | None) -> Calibration:
     return Calibration() if path is None else load(path)
 
 
-def _cluster(gpu: str, gpus: int, file: Path | None, known: Calibration) -> Cluster:
-    from runtime.planner.hardware import Cluster, find_gpu
+def _cluster(gpu: str, gpus: int, file: Path | None, calibration: Path | None) -> tuple[Cluster, Calibration]:
+    from runtime.planner.calibration import load
+    from runtime.planner.hardware import Cluster
+    from runtime.planner.local import find_device
 
-    device = known.device if known.device is not None and gpu == "local" else find_gpu(gpu, file)
-    return Cluster(device, gpus)
+    device, known = find_device(gpu, file, None if calibration is None else load(calibration))
+    return Cluster(device, gpus), known
 
 
 def _print_plan(made: Plan, as_json: bool) -> None:

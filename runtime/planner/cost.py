@@ -14,8 +14,9 @@ from runtime.planner.collectives import NOTHING, Exchange, all_reduce, all_to_al
 from runtime.planner.hardware import Cluster, Gpu
 from runtime.planner.memory import Precision
 from runtime.planner.models import Model
-from runtime.planner.parameters import Engine, Grouped, Rates, Scale, curve, grouped, rates, read_curve, scalar
-from runtime.planner.sharding import Sharding
+from runtime.planner.parameters import Engine, Scale, curve, read_curve, scalar
+from runtime.planner.rates import Rates, SheetRates
+from runtime.planner.sharding import Sharding, stage_split
 
 
 class Terms(NamedTuple):
@@ -56,6 +57,7 @@ class Work(NamedTuple):
     prompt: float = 0.0
     reach: float = 0.0
     share: float = 1.0
+    busy: float = 1.0  # ranks at work at once, which matters where they share cores
 
     @property
     def rows(self) -> float:
@@ -88,10 +90,19 @@ class Setup:
     def body(self) -> _Body:
         return _Body.of(self)
 
+    @cached_property
+    def _sheet(self) -> SheetRates:
+        return SheetRates(self.gpu, self.engine, self.form.weights)
+
+    def rates(self, busy: float) -> Rates:
+        """A rank's while so many work at once."""
+        machine = self.gpu.machine
+        return self._sheet if machine is None else machine.rates(self.sharding.ranks, busy)
+
 
 @dataclass(frozen=True)
 class _Body:
-    """Sizes and rates of one layer, the mean over dense and mixture layers, worked out once a setup."""
+    """Sizes of one layer, the mean over dense and mixture layers, worked out once a setup."""
 
     attention: int  # parameters on this rank
     plain: float  # share of layers with a plain MLP
@@ -99,20 +110,13 @@ class _Body:
     shared: int
     expert: int  # one expert's share
     experts: float  # held by this rank
-    attention_rates: Rates
-    weight_rates: Rates
-    head_rates: Rates
     mlp_width: float
     kv_bytes: float  # of one token in one layer
-    kernels: float
-    grouped: Grouped
 
     @classmethod
     def of(cls, setup: Setup) -> _Body:
-        model, s, form, gpu = setup.model, setup.sharding, setup.form, setup.gpu
+        model, s, form = setup.model, setup.sharding, setup.form
         moe = model.moe_layers / model.layers
-        kernels = (1 - moe) * scalar("kernels_dense_layer") + moe * scalar("kernels_moe_layer")
-        width = (1 - moe) * model.intermediate / s.tp + moe * model.shared_intermediate / s.tp
         return cls(
             attention=model.attention(s.tp),
             plain=1 - moe,
@@ -120,117 +124,96 @@ class _Body:
             shared=model.shared(s.tp),
             expert=model.expert(s.etp) if model.experts else 0,
             experts=model.experts / s.ep,
-            attention_rates=rates(gpu, form.attention),
-            weight_rates=rates(gpu, form.weights),
-            head_rates=rates(gpu, form.plain),
-            mlp_width=width,
+            mlp_width=(1 - moe) * model.intermediate / s.tp + moe * model.shared_intermediate / s.tp,
             kv_bytes=model.kv_elements(s.tp) * form.kv.bytes,
-            kernels=kernels,
-            grouped=grouped(gpu, form.weights, setup.engine.all_reduce),
         )
 
 
 def layer_terms(setup: Setup, work: Work) -> Terms:
-    """One mean layer.
-
-    Matrices of one kind share their rows, so they cost as one: reading takes params x bytes / (BW eta_m), multiplying
-    2 rows params / (F eta_c), together their p-norm.
-    """
-    model, s, body, scale = setup.model, setup.sharding, setup.body, setup.scale
-    rows = work.rows
-    tokens = (work.decodes + work.share * work.prompt) * s.attention_dp  # of the stage
-    weights, compute = _matmul(setup, rows, body.attention, body.attention * setup.form.attention.bytes, body.attention_rates)
+    """One mean layer. Matrices of one kind share their rows, so they cost as one."""
+    model, s, body, scale, form = setup.model, setup.sharding, setup.body, setup.scale, setup.form
+    rates, rows = setup.rates(work.busy), work.rows
+    weights, compute = rates.product(rows, body.attention, form.attention, scale)
     if body.plain:
-        w, c = _matmul(setup, rows, body.mlp, body.mlp * setup.form.weights.bytes, body.weight_rates)
+        w, c = rates.product(rows, body.mlp, form.weights, scale)
         weights, compute = weights + body.plain * w, compute + body.plain * c
-    exchange = NOTHING
+    exchange, touched = NOTHING, 0.0
     if body.plain < 1:
-        w, c = _experts(setup, rows, tokens)
+        w, c, touched = _experts(setup, rates, work)
         weights, compute = weights + (1 - body.plain) * w, compute + (1 - body.plain) * c
         exchange = _dispatch_and_combine(setup, rows)
     moved = scalar("elementwise_hidden") * model.hidden + scalar("elementwise_wide") * body.mlp_width
-    compute += rows * moved * setup.form.plain.bytes / setup.gpu.bandwidth * scale.compute
-    kv = _decode_attention(setup, work) + _prompt_attention(setup, work)
-    reduced = all_reduce(setup.gpu, setup.engine.all_reduce, s.tp, rows * model.hidden * setup.form.plain.bytes)
-    a2a = (1 - body.plain) * _seconds(exchange, scale)
-    launch = (body.kernels * scalar("kernel_us") * 1e-6 + (1 - body.plain) * body.grouped.overhead) * scale.kernel
-    return Terms(weights, kv, compute, 2 * _seconds(reduced, scale), a2a, 0.0, launch)  # attention's sums and the MLP's
+    compute += rates.elementwise(rows * moved * form.plain.bytes) * scale.compute
+    kv = _decode_attention(setup, rates, work) + _prompt_attention(setup, rates, work)
+    reduced = all_reduce(setup.gpu, setup.engine.all_reduce, s.tp, rows * model.hidden * form.plain.bytes)
+    a2a = (1 - body.plain) * _seconds(setup, exchange)
+    launch = rates.launch(rows, 1 - body.plain, touched) * scale.kernel
+    return Terms(weights, kv, compute, 2 * _seconds(setup, reduced), a2a, 0.0, launch)  # attention's sums and the MLP's
 
 
-def head_terms(setup: Setup, rows: float) -> Terms:
+def head_terms(setup: Setup, rows: float, busy: float) -> Terms:
     """The LM head, which no recipe quantises, for the tokens that need logits."""
     parameters = setup.model.embedding / setup.sharding.tp
-    return _split(setup, rows, parameters, parameters * setup.form.plain.bytes, setup.body.head_rates)
+    weights, compute = setup.rates(busy).product(rows, parameters, setup.form.plain, setup.scale)
+    return Terms(weights=weights, compute=compute)
 
 
 def hop_terms(setup: Setup, rows: float) -> Terms:
-    """One boundary between stages. tp ranks each send their part to their peer."""
-    size = rows * setup.model.hidden * setup.form.plain.bytes * scalar("pipeline_tensors") / setup.sharding.tp
+    """One boundary between stages."""
     within = setup.sharding.replica_ranks <= setup.gpu.node_gpus
-    return Terms(hand_over=_seconds(hand_over(setup.gpu, size, within), setup.scale))
+    return Terms(hand_over=_seconds(setup, hand_over(setup.gpu, rows * hop_bytes(setup), within)))
 
 
-def step_overhead(setup: Setup) -> Terms:
+def hop_bytes(setup: Setup) -> float:
+    """What one rank sends over a boundary for a token: its part of the hidden states, or all where the engine splits nothing."""
+    engine, whole = setup.engine, setup.model.hidden * setup.form.plain.bytes
+    return engine.pipeline_tensors * whole / (setup.sharding.tp if engine.pipeline_split else 1)
+
+
+def step_overhead(setup: Setup, busy: float) -> Terms:
     """What the engine does once a pass: schedule, sample, send tokens out."""
-    return Terms(launch=scalar("step_ms") * 1e-3 * setup.scale.step)
+    return Terms(launch=setup.rates(busy).engine_step(setup.sharding.pp) * setup.scale.step)
 
 
 def step(setup: Setup, work: Work) -> Step:
     """All stages one after another, and the slowest: one layer more than the mean, or the head besides its layers."""
     model, pp = setup.model, setup.sharding.pp
-    layer, overhead = layer_terms(setup, work), step_overhead(setup)
-    head = head_terms(setup, work.decodes + (1 if work.prompt else 0))
+    layer, overhead = layer_terms(setup, work), step_overhead(setup, work.busy)
+    head = head_terms(setup, work.decodes + (1 if work.prompt else 0), work.busy)
     if pp == 1:
         whole = Terms.sum((layer.times(model.layers), head, overhead))
         return Step(whole, whole)
     hop = hop_terms(setup, work.rows)
     whole = Terms.sum((layer.times(model.layers), head, hop.times(pp - 1), overhead))
-    last, most = Terms.sum((layer.times(model.layers // pp), head)), layer.times(-(-model.layers // pp))
+    inner, ending = stage_split(model, pp, setup.engine.stages)
+    last, most = Terms.sum((layer.times(ending), head)), layer.times(inner)
     return Step(whole, Terms.sum((max(last, most, key=lambda terms: terms.total), hop, overhead)))
 
 
-def _seconds(exchange: Exchange, scale: Scale) -> float:
-    return exchange.latency * scale.latency + exchange.transfer * scale.link
+def _seconds(setup: Setup, exchange: Exchange) -> float:
+    machine, latency = setup.gpu.machine, exchange.latency
+    if latency and machine is not None and machine.crowded(setup.sharding.ranks):
+        latency += machine.crowd.wait
+    return latency * setup.scale.latency + exchange.transfer * setup.scale.link
 
 
-def _matmul(setup: Setup, rows: float, parameters: float, size: float, rate: Rates) -> tuple[float, float]:
-    """Seconds of reading `size` bytes of weights and multiplying `rows` by them; the p-norm's total, split by the two's share."""
-    weights, _, compute, *_ = _split(setup, rows, parameters, size, rate)
-    return weights, compute
+def _experts(setup: Setup, rates: Rates, work: Work) -> tuple[float, float, float]:
+    """Routed and shared experts, and how many of a rank's routed ones have work.
 
-
-def _split(setup: Setup, rows: float, parameters: float, size: float, rate: Rates) -> Terms:
-    read = size / rate.memory * setup.scale.memory
-    multiply = 2 * rows * parameters / rate.compute * setup.scale.compute
-    if not rows:
-        return Terms()
-    p = scalar("roofline_norm")
-    a, b = read**p, multiply**p
-    total = (a + b) ** (1 / p)
-    return Terms(weights=total * a / (a + b), compute=total * b / (a + b))
-
-
-def _experts(setup: Setup, rows: float, tokens: float) -> tuple[float, float]:
-    """Routed experts: the stage's T `tokens` touch E (1 - (1 - k/E)^T) of E; the busiest rank computes its share of T k."""
-    model, s, body = setup.model, setup.sharding, setup.body
+    The stage's T tokens touch E (1 - (1 - k/E)^T) of E; the busiest rank computes its share of T k.
+    """
+    model, s, body, form, scale = setup.model, setup.sharding, setup.body, setup.form, setup.scale
+    tokens = (work.decodes + work.share * work.prompt) * s.attention_dp  # of the stage
     touched = body.experts * (1 - (1 - model.experts_per_token / model.experts) ** tokens)
-    imbalance = expert_imbalance(s.ep, tokens)
-    chosen = tokens * model.experts_per_token / s.ep * imbalance
-    size = touched * body.expert * setup.form.weights.bytes
-    rows_computed = chosen + touched * body.grouped.padding
-    read = size / body.grouped.memory * setup.scale.memory
-    multiply = 2 * rows_computed * body.expert / body.grouped.compute * setup.scale.compute
-    p = scalar("roofline_norm")
-    a, b = read**p, multiply**p
-    total = (a + b) ** (1 / p) if rows else 0.0
-    weights, compute = total * a / (a + b or 1), total * b / (a + b or 1)
+    chosen = tokens * model.experts_per_token / s.ep * expert_imbalance(s.ep, tokens)
+    weights, compute = rates.experts(chosen, touched, body.expert, form.weights, scale) if work.rows else (0.0, 0.0)
     wide = scalar("elementwise_wide") * model.expert_intermediate / s.etp
-    moved = chosen * (scalar("expert_hidden") * model.hidden + wide) * setup.form.plain.bytes
-    compute += moved / setup.gpu.bandwidth * setup.scale.compute
+    moved = chosen * (scalar("expert_hidden") * model.hidden + wide) * form.plain.bytes
+    compute += rates.elementwise(moved) * scale.compute
     if body.shared:
-        w, c = _matmul(setup, rows, body.shared, body.shared * setup.form.weights.bytes, body.weight_rates)
+        w, c = rates.product(work.rows, body.shared, form.weights, scale)
         weights, compute = weights + w, compute + c
-    return weights, compute
+    return weights, compute, touched
 
 
 @lru_cache(maxsize=4096)
@@ -260,31 +243,26 @@ def _dispatch_and_combine(setup: Setup, rows: float) -> Exchange:
     return Exchange(there.latency + back.latency, there.transfer + back.transfer)
 
 
-def _decode_attention(setup: Setup, work: Work) -> float:
+def _decode_attention(setup: Setup, rates: Rates, work: Work) -> float:
     """Reads every token's cache; latent attention also multiplies enough to be bound by it."""
     if not work.decodes:
         return 0.0
-    model, gpu = setup.model, setup.gpu
+    model = setup.model
     remembered = work.decodes * model.remembered(work.context)  # tokens of cache
-    read = remembered * setup.body.kv_bytes / (gpu.bandwidth * scalar("decode_attention_efficiency"))
+    flops = 0.0
     if model.latent is not None:
-        wide = 2 * model.latent.kv_rank + model.latent.rope
-        flops = 2 * remembered * model.heads / setup.sharding.tp * wide
-        p = scalar("roofline_norm")
-        multiply = flops / (gpu.flops["bf16"] * scalar("mla_attention_efficiency"))
-        read = (read**p + multiply**p) ** (1 / p)
-    return (read + scalar("decode_attention_floor_us") * 1e-6) * setup.scale.attention
+        flops = 2 * remembered * model.heads / setup.sharding.tp * (2 * model.latent.kv_rank + model.latent.rope)
+    return rates.decode_attention(work.decodes, remembered * setup.body.kv_bytes, flops) * setup.scale.attention
 
 
-def _prompt_attention(setup: Setup, work: Work) -> float:
-    """Causal attention of a prompt: 4 n_q d T S flops, S its mean context, at the measured share of the 16-bit peak."""
+def _prompt_attention(setup: Setup, rates: Rates, work: Work) -> float:
+    """Causal attention of a prompt: 4 n_q d T S flops, S its mean context."""
     if not work.prompt:
         return 0.0
-    model, gpu = setup.model, setup.gpu
+    model = setup.model
     width = 2 * model.head_dim if model.latent is None else sum(model.latent[2:])
     flops = 2 * model.heads / setup.sharding.tp * width * work.prompt * model.remembered(work.reach)
-    share = read_curve(curve("prefill_attention_mfu"), 2 * work.reach)
-    return flops / (gpu.flops.get("bf16", gpu.flops.get("fp32", 0.0)) * share) * setup.scale.attention
+    return rates.prompt_attention(2 * work.reach, flops) * setup.scale.attention
 
 
 def bytes_per_token(setup: Setup) -> dict[str, float]:
@@ -294,6 +272,6 @@ def bytes_per_token(setup: Setup) -> dict[str, float]:
     both = model.hidden * (setup.form.weights.activation_bytes + setup.form.plain.bytes)
     return {
         "tp": 4 * (s.tp - 1) / s.tp * hidden * model.layers / s.pp,
-        "pp": hidden * scalar("pipeline_tensors") / s.tp if s.pp > 1 else 0.0,
+        "pp": hop_bytes(setup) if s.pp > 1 else 0.0,
         "ep": both * remote_groups(setup) * model.moe_layers / s.pp if s.attention_dp > 1 else 0.0,
     }

@@ -6,16 +6,19 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runtime.planner.names import PlanError, find, load
+
+if TYPE_CHECKING:
+    from runtime.planner.machine import Machine
 
 GIB = 1 << 30
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One kind of device. A CPU rank is described the same way."""
+    """One kind of device. A CPU is one that all ranks share; its memory is what this machine has left."""
 
     name: str
     memory: float  # bytes that the driver reports
@@ -28,6 +31,8 @@ class Gpu:
     network: float  # bytes a second in one direction a device, between nodes
     measured_as: str  # whose measured efficiencies stand for it; empty: the mean of all
     measured: Mapping[str, Any] = field(default_factory=dict, hash=False)  # its own, as parameters.json has them by device
+    shared: bool = False  # its ranks share cores and memory
+    machine: Machine | None = field(default=None, hash=False)  # what was measured of ranks here
 
 
 @dataclass(frozen=True)
@@ -47,20 +52,30 @@ def named_gpus() -> list[str]:
 
 
 def find_gpu(name: str, file: Path | None = None) -> Gpu:
-    """A GPU of the catalogue, of one's own file (same fields as data/gpus.json), or `local`: this machine's, by NVML.
-
-    Raises PlanError naming the nearest.
-    """
+    """A GPU of the catalogue or of one's own file (same fields as data/gpus.json). Raises PlanError naming the nearest."""
     catalogue = dict(load("gpus"))
     if file is not None:
-        try:
-            catalogue |= json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise PlanError(f"{file} cannot be read as a GPU file: {error}") from None
-    if name == "local":
-        name = local_gpu()
-    entry = find(name, {key: value.get("aliases", ()) for key, value in catalogue.items()}, "gpu")
-    return read_gpu(entry, catalogue[entry])
+        catalogue |= _read_file(file)
+    entry = find(name, {key: _aliases(value) for key, value in catalogue.items()}, "gpu")
+    found = read_gpu(entry, catalogue[entry])
+    if not found.flops:
+        raise PlanError(f"gpu '{entry}' has no tflops above 0: it needs {{'bf16': ...}} or {{'fp32': ...}}")
+    return found
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PlanError(f"{file} cannot be read as a GPU file: {error}") from None
+    if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
+        raise PlanError(f"{file} is no GPU file: it needs {{name: {{memory_gib, bandwidth_gb_s, tflops: {{'bf16': ...}}}}, ...}}")
+    return {key.lower(): value for key, value in content.items()}
+
+
+def _aliases(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    given = entry.get("aliases") or ()
+    return tuple(str(alias).lower() for alias in ([given] if isinstance(given, str) else given))
 
 
 def read_gpu(name: str, fields: Mapping[str, Any]) -> Gpu:
@@ -69,41 +84,33 @@ def read_gpu(name: str, fields: Mapping[str, Any]) -> Gpu:
     `measured` may hold the device's own tables, spelled as parameters.json spells them for one device: `matmul`
     ({"bf16": [share of bandwidth, share of peak]}), `all_reduce_us` and `all_to_all_us` ({"2": [[bytes, us], ...]}).
     """
+
+    def number(key: str, default: float | None = None) -> float:
+        value = float(fields[key] if default is None else fields.get(key, default))
+        if not 0 < value < float("inf"):
+            raise ValueError(f"{key} is {fields[key]}; it must be more than 0")
+        return value
+
     try:
-        link = float(fields.get("link_gb_s", 32))
         return Gpu(
             name=name,
-            memory=float(fields["memory_gib"]) * GIB,
-            bandwidth=float(fields["bandwidth_gb_s"]) * 1e9,
-            flops={kind: float(rate) * 1e12 for kind, rate in fields["tflops"].items()},
+            memory=number("memory_gib") * GIB,
+            bandwidth=number("bandwidth_gb_s") * 1e9,
+            flops={kind: float(rate) * 1e12 for kind, rate in fields["tflops"].items() if float(rate) > 0},
             link=str(fields.get("link", "pcie")),
-            link_bandwidth=link * 1e9,
-            link_gpus=int(fields.get("link_gpus", 8)),
-            node_gpus=int(fields.get("node_gpus", 8)),
-            network=float(fields.get("network_gb_s", 12.5)) * 1e9,
+            link_bandwidth=number("link_gb_s", 32) * 1e9,
+            link_gpus=max(1, int(number("link_gpus", 8))),
+            node_gpus=max(1, int(number("node_gpus", 8))),
+            network=number("network_gb_s", 12.5) * 1e9,
             measured_as=str(fields.get("measured_as") or ""),
             measured=dict(fields.get("measured") or {}),
+            shared=bool(fields.get("shared", False)),
         )
     except KeyError as error:
         needed = "memory_gib, bandwidth_gb_s and tflops ({'bf16': ...})"
         raise PlanError(f"gpu '{name}' lacks {error.args[0]}: it needs {needed}") from None
     except (TypeError, ValueError, AttributeError) as error:
         raise PlanError(f"gpu '{name}': {error}") from None
-
-
-def local_gpu() -> str:
-    """The catalogue's word for this machine's first GPU. Raises PlanError when there is none."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        name = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0))
-    except pynvml.NVMLError as error:
-        raise PlanError(f"no GPU here ({error}); name one with --gpu: {', '.join(named_gpus())}") from None
-    found = catalogued(name if isinstance(name, str) else name.decode())
-    if found is None:
-        raise PlanError(f"this machine's GPU '{name}' is not in the catalogue; describe it with --gpu-file")
-    return found
 
 
 def catalogued(product: str) -> str | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 
+from runtime.kv_capacity import cpu_cache_bytes, cuda_cache_bytes, useful_blocks
 from runtime.planner.hardware import GIB, Cluster, Gpu
 from runtime.planner.models import Model
 from runtime.planner.names import load
 from runtime.planner.parameters import Engine, Format, curve, find_format, read_curve, scalar
-from runtime.planner.sharding import Sharding, broken_rules
+from runtime.planner.sharding import Sharding, broken_rules, stage_split
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Memory:
 
     weights: float
     activations: float
-    context: float  # driver, libraries, communicators, captured graphs
+    context: float  # driver, libraries, communicators, captured graphs; on CPU the process itself
     kv: float
     kv_token: float  # bytes of one token on that rank
     reserved: float  # of the device, not ours to fill
@@ -50,7 +51,7 @@ class Memory:
     @property
     def kv_tokens(self) -> int:
         """Tokens that the cache of one attention group holds."""
-        return max(0, int(self.kv // self.kv_token)) if self.kv_token else 0
+        return int(self.kv / self.kv_token + 1e-6) if self.kv_token else 0
 
     def parts(self) -> dict[str, float]:
         return asdict(self)
@@ -73,38 +74,77 @@ def stage_weights(model: Model, sharding: Sharding, form: Precision, layers: int
     return attention + mlp + (moe * model.router + layers * model.small / model.layers) * form.plain.bytes
 
 
-def rank_weights(model: Model, sharding: Sharding, form: Precision) -> float:
-    """Bytes of weights on the fullest rank: first stages have a layer more, the first an embedding, the last the head.
+def rank_weights(model: Model, sharding: Sharding, form: Precision, stages: str = "even") -> float:
+    """Bytes of weights on the fullest rank; `stages`: how the engine cuts layers."""
+    return max(weights for weights, _ in stage_parts(model, sharding, form, stages))
+
+
+def stage_parts(model: Model, sharding: Sharding, form: Precision, stages: str) -> list[tuple[float, int]]:
+    """(bytes of weights on one rank, layers) of the stages that may be the fullest: the first has the embedding, the last the
+    head.
 
     The vocabulary is padded to 64 t rows; a tied embedding is stored twice when the stages that need it differ.
     """
     s = sharding
     vocab = -(-model.vocab // (64 * s.tp)) * 64 * model.hidden * form.plain.bytes
-    most, fewest = -(-model.layers // s.pp), model.layers // s.pp
     if s.pp == 1:
-        return stage_weights(model, s, form, most) + vocab * (1 if model.tied else 2)
-    return vocab + max(stage_weights(model, s, form, most), stage_weights(model, s, form, fewest))
+        return [(stage_weights(model, s, form, model.layers) + vocab * (1 if model.tied else 2), model.layers)]
+    inner, last = stage_split(model, s.pp, stages)
+    return [(vocab + stage_weights(model, s, form, layers), layers) for layers in (inner, last)]
 
 
 def rank_memory(model: Model, sharding: Sharding, gpu: Gpu, form: Precision, engine: Engine) -> Memory:
-    """The fullest rank's memory. KV capacity = share x total - weights - activations (vLLM, ours), or share x (what those
-    leave) (TensorRT-LLM). A stage holds the cache of every request in flight, for its own layers."""
-    s = sharding
-    weights = rank_weights(model, s, form)
-    tokens = engine.max_batched_tokens
+    """The memory of the rank that holds the fewest tokens, which all others must go by.
+
+    KV capacity = share x total - weights - activations - context (vLLM), the same without the context, which no allocator
+    knows of (ours), or share x (what all of them leave) (TensorRT-LLM). On CPU ranks share what the machine has left, and the
+    cache takes no more than the runtime's own rule allows. A stage holds the cache of every request in flight, for its layers.
+    """
+    activations, context = _work_space(model, sharding, form, engine, gpu)
+    found = []
+    for weights, layers in stage_parts(model, sharding, form, engine.stages):
+        kv_token = layers * model.kv_elements(sharding.tp) * form.kv.bytes
+        total = gpu.memory / sharding.ranks if gpu.shared else gpu.memory
+        taken = weights + activations + context
+        if gpu.shared:
+            free = gpu.memory - sharding.dp * sharding.attention_dp * _whole(model, form) - sharding.ranks * context
+            kv = _blocks(cpu_cache_bytes(max(0.0, free), sharding.ranks), kv_token, engine, model)
+        elif engine.share_of == "allocator":
+            kv = _blocks(cuda_cache_bytes(gpu.memory, engine.memory_share, weights + activations), kv_token, engine, model)
+        elif engine.share_of == "total":
+            kv = engine.memory_share * total - taken
+        else:
+            kv = engine.memory_share * (total - taken)
+        kv = max(0.0, min(kv, total - taken))
+        found.append(Memory(weights, activations, context, kv, kv_token, total - taken - kv, total))
+    return min(found, key=lambda memory: memory.kv / memory.kv_token if memory.kv_token else 0.0)
+
+
+def _work_space(model: Model, sharding: Sharding, form: Precision, engine: Engine, gpu: Gpu) -> tuple[float, float]:
+    """Activations of the largest step, and what a process holds whatever it does."""
+    s, tokens = sharding, engine.max_batched_tokens
     coefficient = read_curve(curve("activation_by_tp"), s.tp) * (scalar("activation_moe") if model.experts else 1)
-    logits = engine.max_batched_tokens // 8 * model.vocab * 4 / s.tp
+    logits = tokens // 8 * model.vocab * 4 / s.tp
     activations = max(scalar("activation_floor_gib") * GIB, tokens * model.hidden * coefficient * form.plain.bytes) + logits
     if s.attention_dp > 1:
         activations += tokens * model.experts_per_token * model.hidden * form.weights.activation_bytes
+    if gpu.shared:
+        return activations, gpu.machine.process if gpu.machine is not None else scalar("cpu_process_gib") * GIB
     context = scalar("cuda_context_gib") + scalar("graphs_gib") + (scalar("nccl_gib") if s.replica_ranks > 1 else 0)
-    context *= GIB
-    taken = weights + activations + context
-    share = engine.memory_share
-    kv = share * gpu.memory - taken if engine.share_of == "total" else share * (gpu.memory - taken)
-    layers = -(-model.layers // s.pp)
-    kv_token = layers * model.kv_elements(s.tp) * form.kv.bytes
-    return Memory(weights, activations, context, max(0.0, kv), kv_token, gpu.memory - taken - max(0.0, kv), gpu.memory)
+    return activations, context * GIB
+
+
+def _whole(model: Model, form: Precision) -> float:
+    """Bytes of all weights of one replica."""
+    one = Sharding()
+    return stage_parts(model, one, form, "even")[0][0]
+
+
+def _blocks(room: float, kv_token: float, engine: Engine, model: Model) -> float:
+    """Bytes of whole blocks that sequences can use: no more than they can fill, less the one that belongs to none."""
+    block = engine.block * kv_token
+    useful = useful_blocks(engine.max_num_seqs, model.max_position, engine.block)
+    return max(0, min(useful, int(room // block)) - 1) * block
 
 
 def sequences(model: Model, memory: Memory, engine: Engine, isl: float, osl: float) -> float:

@@ -49,11 +49,16 @@ class Engine:
     name: str
     all_reduce: str  # whose measured all-reduce: "nccl", "vllm", "trtllm"
     memory_share: float  # of the memory, for `share_of`
-    share_of: str  # "total": of all memory, less weights and activations; "free": of what those leave
+    share_of: str  # "total": of all, less all that is taken; "allocator": less weights and activations; "free": of the rest
     reserve: str  # "full": a request is admitted with input and output reserved; "mean": it grows into its blocks
     max_batched_tokens: int
     dispatch: str  # of tokens to experts: "all_to_all", "all_gather", or "nvlink": the first where NVLink is
+    stages: str  # how layers are cut: "even", or "balanced" with the LM head
+    pipeline_tensors: int  # hidden-size tensors that cross a boundary
+    pipeline_split: bool  # whether each tp rank sends its part of them alone
     kv: str  # cache format when none is asked: a name, "same" (8 bits with quantised weights) or "plain" (never quantised)
+    block: int = 16  # tokens of a cache block
+    max_num_seqs: int = 256  # in one step, of one attention group
 
 
 @cache

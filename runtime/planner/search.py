@@ -16,8 +16,8 @@ from runtime.planner.parameters import find_engine
 from runtime.planner.serving import Prediction, Workload, predict
 from runtime.planner.sharding import Sharding, broken_rules, layouts, warnings
 
-POINTS = 4000  # predictions of one search, so that it stays under a second for a thousand GPUs
-MOST_LOADS, FEWEST_LOADS = 10, 4  # of one layout
+POINTS = 320  # predictions of one search, about, so that it answers as one types
+MOST_LOADS, FEWEST_LOADS = 10, 6  # of one layout
 
 
 @dataclass(frozen=True)
@@ -206,12 +206,13 @@ def what_if(plan: Plan) -> list[tuple[str, Choice | None]]:
     A GPU that no layout can use stays idle, so more GPUs never yield less.
     """
     request, cluster = plan.request, plan.request.cluster
+    one, all_of = ("rank", "ranks") if cluster.gpu.shared else ("GPU", "GPUs")
     found = [
         (words, _no_worse(plan, make_plan(replace(request, cluster=replace(cluster, gpus=count)), plan.use_case).choice))
-        for words, count in (("one more GPU", cluster.gpus + 1), ("twice the GPUs", 2 * cluster.gpus))
+        for words, count in ((f"one more {one}", cluster.gpus + 1), (f"twice the {all_of}", 2 * cluster.gpus))
     ]
     changes = [("4x the input", replace(request, isl=4 * request.isl))]
-    if cluster.gpu.link != "pcie" and cluster.gpus > 1:
+    if cluster.gpu.link == "nvlink" and cluster.gpus > 1:
         changes.append(("PCIe for NVLink", replace(request, cluster=replace(cluster, gpu=over_pcie(cluster.gpu)))))
     if precision(request.model, request.weights, request.kv).weights.bytes > 1.01:
         changes.append(("int8 weights", replace(request, weights="int8")))

@@ -96,18 +96,20 @@ class _Cycle:
     bubble: float
     group: float  # requests of one attention group in one micro-batch
     context: float
+    busy: float  # ranks at work at once
 
     @property
     def round(self) -> float:
         return self.decode + self.prompts
 
 
-def _cycle(setup: Setup, workload: Workload, n: float) -> _Cycle:
+def _cycle(setup: Setup, workload: Workload, n: float, replicas: float) -> _Cycle:
     """One round: every micro-batch passes every stage once. With p stages it takes max(a whole pass, m slowest stages)."""
     s, context = setup.sharding, workload.isl + workload.osl / 2
     batches = max(1.0, min(s.pp, n))
     group = max(1.0, n / batches / s.attention_dp)
-    whole, stage = step(setup, Work(group, context))
+    busy = s.stage_ranks * batches * replicas
+    whole, stage = step(setup, Work(group, context, busy=busy))
     # prompt tokens of a mean step come as whole prompts, several together when many begin, in chunks when one is too long
     tokens = group * workload.isl / workload.osl
     chunk = min(max(tokens, workload.isl), max(setup.engine.max_batched_tokens - group, 256.0))
@@ -116,20 +118,23 @@ def _cycle(setup: Setup, workload: Workload, n: float) -> _Cycle:
     groups = 1 if workload.balanced else s.attention_dp
     late = 1 - (1 - carrying) ** (batches * groups) if carrying < 1 else carrying
     share = carrying / (1 - (1 - carrying) ** groups) if carrying < 1 else 1.0
-    longer = step(setup, Work(group, context, chunk, workload.isl / 2, share)).stage.total - stage.total
+    longer = step(setup, Work(group, context, chunk, workload.isl / 2, share, busy)).stage.total - stage.total
     prompts = batches * longer * late
     decode = max(whole.total, batches * stage.total)
-    busy = batches * (whole.total / s.pp + carrying * longer)
-    return _Cycle(n, decode, prompts, whole, max(0.0, 1 - busy / (decode + prompts)) if s.pp > 1 else 0.0, group, context)
+    worked = batches * (whole.total / s.pp + carrying * longer)
+    bubble = max(0.0, 1 - worked / (decode + prompts)) if s.pp > 1 else 0.0
+    return _Cycle(n, decode, prompts, whole, bubble, group, context, busy)
 
 
 def _closed_loop(setup: Setup, workload: Workload, memory: Memory, wanted: float, room: float) -> Prediction:
     s = setup.sharding
     active = min(wanted, room)
     replicas = min(s.dp, max(1.0, active))
-    cycle = _cycle(setup, workload, active / replicas)
+    cycle = _cycle(setup, workload, active / replicas, replicas)
     prompt, service = _prompt_pass(setup, workload, cycle)
-    tpot = cycle.decode + cycle.prompts * max(0.0, 1 - 1 / cycle.n)
+    # requests that begin together and are the only ones see no other prompts once they decode
+    others = 0.0 if workload.requests is not None and workload.requests <= active else max(0.0, 1 - 1 / cycle.n)
+    tpot = cycle.decode + cycle.prompts * others
     ttft = service + _queue(setup, workload, cycle) * setup.scale.queue
     residence = ttft + (workload.osl - 1) * tpot
     waiting = max(0.0, wanted - room)
@@ -158,7 +163,7 @@ def _yield(setup: Setup, workload: Workload, cycle: _Cycle, replicas: float) -> 
         return steady
     each = workload.requests / replicas
     whole, rest = divmod(each, cycle.n)
-    time = whole * cycle.round + (_cycle(setup, workload, rest).round if rest >= 1 else 0.0)
+    time = whole * cycle.round + (_cycle(setup, workload, rest, replicas).round if rest >= 1 else 0.0)
     return replicas * each / time if time else steady
 
 
@@ -170,7 +175,7 @@ def _prompt_pass(setup: Setup, workload: Workload, cycle: _Cycle) -> tuple[Terms
     decodes = cycle.group if cycle.n > 1 else 0.0
     chunk = min(workload.isl, max(setup.engine.max_batched_tokens - cycle.group, 256.0))
     chunks = max(1.0, workload.isl / chunk)
-    terms = step(setup, Work(decodes, cycle.context, chunk, workload.isl / 2)).whole
+    terms = step(setup, Work(decodes, cycle.context, chunk, workload.isl / 2, busy=cycle.busy)).whole
     dispatch = scalar("prompt_dispatch_ms") * 1e-3 * setup.model.layers * setup.scale.queue
     return terms, chunks * max(terms.total, dispatch)
 
@@ -217,7 +222,8 @@ def amdahl(prediction: Prediction) -> tuple[float, float]:
     setup, s = prediction.setup, prediction.sharding
     single = replace(setup, sharding=replace(s, tp=1, ep=max(1, s.ep // s.tp) if s.ep > s.attention_dp else s.ep))
     group = max(1.0, prediction.batch / s.dp / max(1, s.pp) / s.attention_dp)
-    one = step(single, Work(group, prediction.workload.isl + prediction.workload.osl / 2)).whole
+    context = prediction.workload.isl + prediction.workload.osl / 2
+    one = step(single, Work(group, context, busy=single.sharding.stage_ranks)).whole
     split = one.weights + one.kv + one.compute
     serial = one.launch + one.all_to_all + one.hand_over + prediction.step.all_reduce
     share = split / (split + serial)

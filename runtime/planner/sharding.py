@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from runtime.layout import Layout
 from runtime.planner.hardware import Cluster
@@ -102,6 +102,52 @@ def warnings(sharding: Sharding, model: Model, cluster: Cluster) -> list[str]:
     if largest > scalar("stage_imbalance_warning") * mean:
         found.append(f"pp {sharding.pp} makes uneven stages: {largest} layers against {mean:.1f} in the mean")
     return found
+
+
+@lru_cache(maxsize=4096)
+def stage_split(model: Model, pp: int, how: str) -> tuple[int, int]:
+    """Layers of the largest stage before the last, and of the last, which has the LM head besides.
+
+    `even`: as equal as they can be. `balanced`: as `runtime.layout.stage_layers` cuts them, the head counted for the parameters
+    that it reads and the embedding, on the first stage, for a tenth of that.
+    """
+    if pp == 1:
+        return model.layers, model.layers
+    if how == "even":
+        return -(-model.layers // pp), model.layers // pp
+    layer = (model.active_parameters - model.embedding + model.small - model.hidden) / model.layers
+    head = model.embedding / layer
+    if pp == 2:
+        first = min(
+            _near((model.layers + head - head / 10) / 2, model.layers - 1), key=lambda n: _load(n, 0, 0, model.layers - n, head)
+        )
+        return first, model.layers - first
+
+    def load(ends: tuple[int, int]) -> tuple[float, float]:
+        return _load(ends[0], model.layers - sum(ends), pp - 2, ends[1], head)
+
+    each = (model.layers + 1.1 * head) / pp
+    found = [
+        (first, last)
+        for last in _near(each - head, model.layers - pp + 1)
+        for first in _near((model.layers - last + head / 10) / (pp - 1) - head / 10, model.layers - last - pp + 2)
+    ]
+    first, last = min(found, key=load)
+    return max(first, -(-(model.layers - first - last) // (pp - 2))), last
+
+
+def _near(ideal: float, most: int) -> range:
+    """Whole numbers about it, from 1 to `most`."""
+    middle = min(max(1, round(ideal)), most)
+    return range(max(1, middle - 2), min(most, middle + 2) + 1)
+
+
+def _load(first: int, inner: int, stages: int, last: int, head: float) -> tuple[float, float]:
+    """The largest stage in layers' worth of work, and the sum of squares, which decides between equals."""
+    begin, end = first + head / 10, last + head
+    fewest, more = divmod(inner, stages) if stages else (0, 0)
+    largest = max(begin, end, fewest + (more > 0))
+    return largest, begin * begin + end * end + more * (fewest + 1) ** 2 + (stages - more) * fewest**2
 
 
 def layouts(ranks: int, moe: bool, engine: str = "shardscope") -> Iterator[Sharding]:

@@ -70,11 +70,17 @@ def test_eight_points_are_enough_for_the_others() -> None:
     assert score("", "", after).mape <= 0.05 < score("", "", before).mape
 
 
-def test_errors_are_those_of_points_held_out() -> None:
-    found = calibrate(made(Scale(memory=1.2)), "box")
+def test_errors_are_those_of_points_that_the_fit_has_not_seen() -> None:
+    points = made(Scale(memory=1.2))
+    found = calibrate(points, "box")
     assert found.calibrated
-    assert sum(errors.points for errors in found.errors.values()) == 4
+    assert sum(errors.points for errors in found.errors.values()) == len(points) == 24
     assert found.band("tpot_ms") < 0.05 < found.band("tokens_s") == 0.25
+    # one point that no other explains: the fit leans towards it, its error is that of a fit without it
+    odd = replace(points[0], value=3 * points[0].value)
+    worst = calibrate([odd, *points[1:]]).errors["tpot_ms"]
+    assert worst.p50 < 0.15
+    assert max(abs(odd.predicted(calibrate([odd, *points[1:]]).scale) / odd.value - 1), 0) > 0.3
 
 
 def test_the_file_comes_back_the_same(tmp_path: Path) -> None:
@@ -87,7 +93,7 @@ def test_the_file_comes_back_the_same(tmp_path: Path) -> None:
         "measured": {"matmul": {"fp32": [0.9, 0.8]}},
     }
     before = Calibration("box", Scale(memory=1.2, queue=0.5), {"tpot_ms": Errors(0.02, 0.06, 9)})
-    save(before, path, device)
+    save(before, path, device=device)
     after = load(path)
     assert (after.machine, after.scale, after.errors) == (before.machine, before.scale, before.errors)
     assert after.device is not None

@@ -1,0 +1,143 @@
+"""What ranks found under each layout, made into the tables that the planner reads. Pure."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from runtime.layout import Layout
+
+Found = Mapping[Layout, Sequence[Mapping[str, Any]]]  # by layout: by rank
+Points = list[list[float]]
+
+
+def rates(found: Found, cores: int, step_s: float, turn_s: float, process_bytes: float) -> dict[str, Any]:
+    """The `rates` of a calibration file, as `runtime.planner.machine.read_machine` reads them; `cores` 0: devices."""
+    counts = sorted({layout.world_size for layout, ranks in found.items() if "products" in ranks[0]})
+    return {
+        "cores": cores,
+        "step_ms": step_s * 1e3,
+        "turn_ms": turn_s * 1e3,
+        "process_mib": process_bytes / 2**20,
+        "hand_over_us": _hand_over(found),
+        "crowd": _crowd(found, cores),
+        "ranks": {str(count): _parts(found, count) for count in counts},
+    }
+
+
+def device(found: Found, memory: int, cores: int) -> dict[str, Any]:
+    """The machine as an entry of data/gpus.json. Peak rates are those of many rows on all cores."""
+    first = found[Layout()][0]
+    reduced = _exchange(found, "all_reduce")
+    link = max((size / seconds for points in reduced.values() for size, seconds in points), default=first["copy"])
+    return {
+        "memory_gib": memory / 2**30,
+        "bandwidth_gb_s": first["read"] / 1e9,
+        "tflops": {form: 2 / (points[-1][1] / points[-1][0]) / 1e12 for form, points in first["products"].items()},
+        "link": "shm",
+        "link_gb_s": link / 1e9,
+        "link_gpus": 1024,
+        "node_gpus": 1024,
+        "shared": cores > 0,
+        "measured": {
+            "all_reduce_us": {str(n): _scaled(points, 1e6) for n, points in reduced.items()},
+            "all_to_all_us": {str(n): _scaled(points, 1e6) for n, points in _exchange(found, "all_to_all").items()},
+        },
+    }
+
+
+def taken(found: Found) -> float:
+    """The largest share of its time that a rank asked for and did not get, because others had its core."""
+    shares = [float(rank["taken"]) for layout, ranks in found.items() for rank in ranks if "products" in rank]
+    return max(shares, default=0.0)
+
+
+def _parts(found: Found, count: int) -> dict[str, Any]:
+    together = [rank for rank in found[Layout(tp=count)] if "products" in rank]
+    parts = {"together": _part(together)}
+    alone = found.get(Layout(pp=count)) if count > 1 else None
+    if alone is not None:
+        parts["alone"] = _part(alone[:1])
+    return parts
+
+
+def _part(ranks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "read_gb_s": _mean([rank["read"] for rank in ranks]) / 1e9,
+        "copy_gb_s": _mean([rank["copy"] for rank in ranks]) / 1e9,
+        "products_ps": {
+            form: _rising(_scaled(_curves([rank["products"][form] for rank in ranks]), 1e12)) for form in ranks[0]["products"]
+        },
+        "kv_gb_s": _scaled(_curves([rank["kv"] for rank in ranks]), 1e-9),
+        "prompt_gflops": _scaled(_curves([rank["prompts"] for rank in ranks]), 1e-9),
+        "layer_us": _scaled(_curves([rank["layer"] for rank in ranks]), 1e6),
+        "moe_layer_us": _scaled(_curves([rank["moe_layer"] for rank in ranks]), 1e6),
+        "expert_us": _mean([rank["expert"] for rank in ranks]) * 1e6,
+    }
+
+
+def _exchange(found: Found, name: str) -> dict[int, Points]:
+    """By ranks of a group, where these have all the cores that they ask for."""
+    tables = {}
+    for layout, ranks in found.items():
+        if name in ranks[0] and layout == Layout(tp=layout.tp):
+            tables[layout.tp] = _curves([rank[name] for rank in ranks])
+    return dict(sorted(tables.items()))
+
+
+def _hand_over(found: Found) -> Points:
+    """Of two stages; the second one knows."""
+    known = [ranks[1]["hand_over"] for layout, ranks in found.items() if layout == Layout(pp=2) and "hand_over" in ranks[1]]
+    return _scaled(known[0], 1e6) if known else [[1024.0, 0.0]]
+
+
+def _crowd(found: Found, cores: int) -> dict[str, float]:
+    """Twice as many ranks as cores: what an exchange takes longer while the others wait, and how much more than twice as long
+    a turn takes while all work."""
+    layout = Layout(tp=max(2, cores), pp=2)
+    if layout not in found or Layout(tp=layout.tp) not in found:
+        return {"wait_us": 0.0, "loss": 1.0}
+    calm, crowded = found[Layout(tp=layout.tp)], found[layout]
+    exchange = _mean([rank["all_reduce"][0][1] for rank in calm])
+    waiting = _mean([rank["all_reduce"][0][1] for rank in crowded if "all_reduce" in rank])
+    wait = max(0.0, waiting - exchange)
+    product = _mean([_lap(rank["laps"]) for rank in calm]) - exchange
+    together = _together([rank["laps_together"] for rank in crowded])
+    share = layout.world_size / max(1, cores)
+    return {"wait_us": wait * 1e6, "loss": max(1.0, (together - exchange - wait) / (share * product))}
+
+
+def _together(laps: Sequence[Sequence[float]]) -> float:
+    """Mean seconds of a lap while all ranks were at it."""
+    start, end = max(each[0] for each in laps), min(each[-1] for each in laps)
+    counts = [sum(start < at <= end for at in each) for each in laps]
+    return (
+        (end - start) / _mean([float(count) for count in counts]) if end > start and min(counts) else _mean(list(map(_lap, laps)))
+    )
+
+
+def _lap(times: Sequence[float]) -> float:
+    return statistics.median(b - a for a, b in pairwise(times))
+
+
+def _curves(curves: Sequence[Points]) -> Points:
+    """The mean over ranks, point by point."""
+    return [[points[0][0], _mean([y for _, y in points])] for points in zip(*curves, strict=True)]
+
+
+def _rising(points: Points) -> Points:
+    """More rows never take less: what seems so is noise, and goes to the quicker one."""
+    found = [list(point) for point in points]
+    for i in reversed(range(len(found) - 1)):
+        found[i][1] = min(found[i][1], found[i + 1][1])
+    return found
+
+
+def _scaled(points: Points, factor: float) -> Points:
+    return [[x, y * factor] for x, y in points]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

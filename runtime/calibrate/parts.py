@@ -1,0 +1,103 @@
+"""The parts of a step, each measured by the operators that serve it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+
+from runtime.calibrate.models import ROWS, Model
+from runtime.calibrate.timing import Stopwatch
+from runtime.model.linear import Linear
+from runtime.rank.board import RankStatus
+from runtime.rank.config import RankConfig
+
+Points = list[list[float]]
+
+FORMATS = {"bf16": torch.bfloat16, "fp32": torch.float32}
+ROW_COUNTS = (1, 2, 4, 8, 16, 32, 64, 256)
+SHAPES = ((1024, 1024), (2048, 4096))  # a difference of two sizes leaves out what a call costs
+POOL_BYTES = 192 << 20  # of weights in turn, so that no cache holds them
+
+_SMALL = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32, "vocab_size": 256}
+_DENSE, _MIXTURE = _SMALL | {"intermediate_size": 64}, _SMALL | {"intermediate_size": 32, "num_local_experts": 16}
+_CACHED = {"hidden_size": 64, "intermediate_size": 64, "vocab_size": 256, "max_position_embeddings": 4096}
+_CACHED |= {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 64, "num_hidden_layers": 4}
+_CACHE_BYTES = 4 * 2 * 8 * 64  # of a token, an element
+_ATTENTION_FLOPS = 4 * 4 * 16 * 64  # of a pair of tokens
+FEW, MANY = 2, 18  # layers
+SHORT, LONG = 64, 1536  # tokens of context
+PROMPTS = (128, 512, 1024)
+
+
+def bandwidth(watch: Stopwatch, device: torch.device) -> tuple[float, float]:
+    """Bytes a second: read by a sum; read and written by a copy."""
+    there = torch.ones(1 << 25, device=device)
+    copy = torch.empty_like(there)
+    size = there.numel() * there.element_size()
+    return size / watch.seconds(there.sum), 2 * size / watch.seconds(lambda: copy.copy_(there))
+
+
+def products(watch: Stopwatch, dtype: torch.dtype, device: torch.device) -> Points:
+    """[[rows, seconds a parameter], ...] of weights that come from memory."""
+    sizes = [math.prod(shape) for shape in SHAPES]
+    small, large = (_by_rows(watch, shape, dtype, device) for shape in SHAPES)
+    found = []
+    for rows, few, many in zip(ROW_COUNTS, small, large, strict=True):
+        slope = (many - few) / (sizes[1] - sizes[0])
+        # a large product that was the quicker one says that others disturbed us: then its own rate is the better guess
+        found.append([float(rows), slope if slope > 0 else many / sizes[1]])
+    return found
+
+
+def _by_rows(watch: Stopwatch, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> list[float]:
+    """Seconds of a product for each of ROW_COUNTS, with another matrix at each call."""
+    count = max(2, math.ceil(POOL_BYTES / (math.prod(shape) * dtype.itemsize)))
+    weights = itertools.cycle([Linear(torch.full(shape, 0.01, dtype=dtype, device=device)) for _ in range(count)])
+    found = []
+    for rows in ROW_COUNTS:
+        x = torch.full((rows, shape[1]), 0.01, dtype=dtype, device=device)
+        found.append(watch.seconds(partial(_next_product, weights, x)))
+    return found
+
+
+def _next_product(weights: Iterator[Linear], x: torch.Tensor) -> torch.Tensor:
+    return next(weights)(x)
+
+
+def layers(watch: Stopwatch, config: RankConfig, status: RankStatus) -> dict[str, Any]:
+    """What a layer of no size takes, by rows; one with experts, by rows, and each expert that has work; a pass without layers."""
+    plain = [Model(config, status, "llama", SHORT, num_hidden_layers=n, **_DENSE) for n in (FEW, MANY)]
+    mixed = [Model(config, status, "mixtral", SHORT, num_hidden_layers=n, **_MIXTURE) for n in (FEW, MANY)]
+    dense, moe, rest, touched = [], [], [], []
+    for rows in (1, ROWS):
+        few, many = (watch.seconds(partial(each.step, rows, SHORT // 2)) for each in plain)
+        layer = max(0.0, many - few) / (MANY - FEW)
+        dense.append([float(rows), layer])
+        rest.append(max(0.0, few - FEW * layer))
+        few, many = (watch.seconds(partial(each.step, rows, SHORT // 2)) for each in mixed)
+        moe.append([float(rows), max(0.0, many - few) / (MANY - FEW)])
+        touched.append(16 * (1 - (1 - 2 / 16) ** rows))
+    expert = max(0.0, (moe[1][1] - moe[0][1]) - (dense[1][1] - dense[0][1])) / (touched[1] - touched[0])
+    without = [[rows, max(0.0, seconds - count * expert)] for (rows, seconds), count in zip(moe, touched, strict=True)]
+    return {"layer": dense, "moe_layer": without, "expert": expert, "pass": rest[0]}
+
+
+def attention(watch: Stopwatch, config: RankConfig, status: RankStatus) -> dict[str, Points]:
+    """Decode: [[sequences, bytes of cache a second], ...]; prompts: [[tokens, flops a second], ...]."""
+    model = Model(config, status, "llama", LONG + 16, **_CACHED)
+    itemsize = getattr(torch, config.dtype).itemsize
+    decode = []
+    for sequences in (1, ROWS):
+        short, long = (watch.seconds(partial(model.step, sequences, context)) for context in (SHORT, LONG))
+        read = sequences * (LONG - SHORT) * _CACHE_BYTES * itemsize
+        decode.append([float(sequences), read / max(long - short, 1e-9)])
+    prompts = []
+    for tokens in PROMPTS:
+        flops = _ATTENTION_FLOPS * tokens * tokens / 2
+        prompts.append([float(tokens), flops / watch.seconds(partial(model.step, 1, 0, tokens))])
+    return {"kv": decode, "prompts": prompts}

@@ -1,0 +1,48 @@
+"""How long a piece of work takes when it is done again and again, on a machine that may have other work besides."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+_clock, _used = time.perf_counter, time.process_time
+SLICE_S = 2e-3
+FEWEST = 4  # slices
+
+
+class Stopwatch:
+    """`window_s`: how long to look at each piece of work; once the clock is past `until`, one look must do. `settle` returns once
+    the device has done what it was given.
+
+    `taken` sums, over all that was timed, the share of a core that this process asked for and did not get.
+    """
+
+    def __init__(self, window_s: float, settle: Callable[[], None] = lambda: None, until: float = float("inf")) -> None:
+        self._window_s, self._settle, self._until = window_s, settle, until
+        self._asked = self._missed = 0.0
+
+    @property
+    def taken(self) -> float:
+        return self._missed / self._asked if self._asked else 0.0
+
+    def seconds(self, work: Callable[[], object]) -> float:
+        """Of one call, after a warm-up: mean within a slice of milliseconds, median over the half of the slices in which this
+        process had most of its cores. What others took of them is not the work's."""
+        work()
+        self._settle()
+        slices: list[tuple[float, float]] = []
+        end = _clock() + self._window_s
+        while not slices or ((len(slices) < FEWEST or _clock() < end) and _clock() < self._until):
+            calls, start, used = 0, _clock(), _used()
+            while not calls or _clock() - start < SLICE_S:
+                work()
+                calls += 1
+            self._settle()
+            wall = _clock() - start
+            share = (_used() - used) / wall
+            self._asked += wall
+            self._missed += max(0.0, 1 - share) * wall
+            slices.append((share, wall / calls))
+        slices.sort(reverse=True)
+        return statistics.median(each for _, each in slices[: max(1, len(slices) // 2)])

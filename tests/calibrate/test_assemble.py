@@ -1,0 +1,110 @@
+"""From what ranks found to what the planner reads, by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from handmade import found
+
+from runtime.calibrate import assemble
+from runtime.calibrate.worlds import World, worlds
+from runtime.layout import Layout
+from runtime.planner.collectives import all_reduce, hand_over
+from runtime.planner.cost import Setup, Work, step
+from runtime.planner.hardware import Cluster, Gpu, read_gpu
+from runtime.planner.machine import Machine, read_machine
+from runtime.planner.memory import precision
+from runtime.planner.models import read_model
+from runtime.planner.parameters import Scale, find_engine, find_format
+from runtime.planner.sharding import Sharding
+
+BF16 = find_format("bf16")
+CONFIG = {"model_type": "llama", "hidden_size": 1000, "intermediate_size": 3000, "num_hidden_layers": 10}
+CONFIG |= {"num_attention_heads": 10, "num_key_value_heads": 10, "vocab_size": 1000, "tie_word_embeddings": True}
+
+
+@pytest.fixture
+def machine() -> Machine:
+    return read_machine(assemble.rates(found(), 2, 5e-4, 1e-3, 70 << 20))
+
+
+@pytest.fixture
+def cpu(machine: Machine) -> Gpu:
+    return replace(read_gpu("cpu", assemble.device(found(), 8 << 30, 2)), machine=machine)
+
+
+def test_each_world_tells_its_part() -> None:
+    asked = {str(world.layout): world.measure for world in worlds(2, shared=True)}
+    assert asked["tp1"] == ("parts",)
+    assert asked["tp2"] == ("parts", "exchanges")
+    assert asked["pp2"] == ("parts", "hand_over")
+    assert asked["tp2pp2"] == ("exchanges", "crowd")
+    assert {str(world.layout) for world in worlds(8, shared=True)} == {"tp1", "tp2", "tp4", "tp8", "pp2", "pp4", "pp8"}
+    assert World(Layout(), ("parts",)) in worlds(1, shared=False)
+    assert {str(world.layout) for world in worlds(4, shared=False)} == {"tp1", "tp2", "tp4", "pp2"}
+
+
+def test_a_rank_alone_reads_faster_than_beside_others(machine: Machine) -> None:
+    alone, both = (machine.rates(2, busy).product(1, 1e9, BF16, Scale()) for busy in (1, 2))
+    assert alone == (pytest.approx(2e9 / 12e9), 0)
+    assert both.weights == pytest.approx(2e9 / 10e9)
+    assert machine.rates(1, 1).product(1, 1e9, BF16, Scale()).weights == pytest.approx(2e9 / 20e9)
+
+
+def test_rows_beyond_the_last_cost_in_proportion(machine: Machine) -> None:
+    rates = machine.rates(2, 2)
+    assert sum(rates.product(512, 1e9, BF16, Scale())) == pytest.approx(2 * 512 * 1e9 / 100e9)
+    read = rates.product(256, 1e9, BF16, Scale(memory=2.0, compute=3.0))
+    assert read.weights == pytest.approx(2 * 0.2)
+    assert read.compute == pytest.approx(3 * (5.12 - 0.2))
+
+
+def test_more_ranks_than_cores_take_turns(machine: Machine) -> None:
+    """Two ranks of four at work have the cores to themselves; all four take twice as long, and what was measured more."""
+    two, four = (machine.rates(4, busy).product(1, 1e9, BF16, Scale()).weights for busy in (2, 4))
+    assert four / two == pytest.approx(2 * machine.crowd.loss)
+    # a lap of 1.05 ms, of which 50 us are the exchange, against twice a product of 0.4 ms
+    assert machine.crowd.wait == pytest.approx(3e-5)
+    assert machine.crowd.loss == pytest.approx((1.05e-3 - 5e-5) / (2 * 4e-4))
+
+
+def test_exchanges_are_those_that_were_measured(cpu: Gpu) -> None:
+    assert all_reduce(cpu, "nccl", 2, 2048) == (pytest.approx(2e-5), 0)
+    assert sum(all_reduce(cpu, "nccl", 2, 1 << 20)) == pytest.approx(4e-4)
+    assert sum(hand_over(cpu, 1 << 20, True)) == pytest.approx(2e-4)
+
+
+def test_a_step_by_hand(cpu: Gpu) -> None:
+    """10 layers of 13 million parameters, a head of a million: 2 bytes each at 20 GB/s, and 10 layers and a step of no size."""
+    model = read_model("m", CONFIG)
+    setup = Setup(model, Sharding(), Cluster(cpu, 1), precision(model, "bf16", "plain"), find_engine("shardscope"))
+    found = step(setup, Work(1, 0)).whole
+    assert found.weights == pytest.approx(131e6 * 2 / 20e9)
+    assert found.launch == pytest.approx(10 * 1e-4 + 5e-4)
+    half = replace(setup, sharding=Sharding(pp=2), cluster=Cluster(cpu, 2))
+    piped = step(half, Work(1, 0)).whole
+    assert piped.weights == pytest.approx(131e6 * 2 / 12e9)
+    assert piped.launch == pytest.approx(10 * 1e-4 + 1e-3)
+    split = step(replace(setup, sharding=Sharding(tp=2), cluster=Cluster(cpu, 2)), Work(1, 0, busy=2)).whole
+    assert split.weights == pytest.approx(131e6 / 2 * 2 / 10e9)
+    assert split.all_reduce == pytest.approx(10 * 2 * 2e-5)
+
+
+def test_more_rows_never_take_less() -> None:
+    ranks = found()
+    ranks[Layout()][0]["products"]["bf16"] = [[1.0, 3e-10], [8.0, 1e-10], [256.0, 5e-9]]
+    points = assemble.rates(ranks, 2, 0, 0, 0)["ranks"]["1"]["together"]["products_ps"]["bf16"]
+    assert [y for _, y in points] == [pytest.approx(100), pytest.approx(100), pytest.approx(5000)]
+
+
+def test_what_others_took_is_told() -> None:
+    ranks = found()
+    ranks[Layout(tp=2)][1]["taken"] = 0.3
+    assert assemble.taken(ranks) == 0.3
+
+
+def test_a_machine_without_crowd_or_second_rank() -> None:
+    only = read_machine(assemble.rates({Layout(): found()[Layout()]}, 0, 0, 0, 0))
+    assert not only.crowded(8)
+    assert only.rates(8, 8).product(1, 1e9, BF16, Scale()).weights == pytest.approx(0.1)

@@ -1,0 +1,48 @@
+"""A stopwatch that looks through what others do on the machine."""
+
+from __future__ import annotations
+
+import time
+
+from runtime.calibrate.timing import Stopwatch
+
+
+def busy(seconds: float) -> None:
+    """Of this process' own time, however long that takes."""
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+def test_slices_in_which_we_had_the_core_count() -> None:
+    """Every second call gives the core away for a while; the others tell what the work takes."""
+    calls = 0
+
+    def work() -> None:
+        nonlocal calls
+        calls += 1
+        busy(4e-3)
+        if calls % 2:
+            time.sleep(0.05)
+
+    watch = Stopwatch(0.5)
+    assert watch.seconds(work) < 0.03
+    assert 0.5 < watch.taken < 1
+
+
+def test_when_time_is_up_one_look_must_do() -> None:
+    calls = 0
+
+    def work() -> None:
+        nonlocal calls
+        calls += 1
+        busy(5e-3)
+
+    Stopwatch(10.0, until=time.perf_counter()).seconds(work)
+    assert calls == 2  # one to warm up
+
+
+def test_it_waits_for_the_device() -> None:
+    settled = []
+    Stopwatch(0.0, lambda: settled.append(1)).seconds(lambda: busy(1e-3))
+    assert len(settled) >= 2
