@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -501,7 +501,8 @@ def replay(
 
     with opened(file) as profile:
         if summary:
-            figures = command.summary_object(profile)
+            with reading() as progress:
+                figures = command.summary_object(profile, progress)
             print(json.dumps(figures, indent=2) if as_json else "\n".join(command.summary_lines(figures)))
             return
         if at is None and not as_json and on_screen():
@@ -544,7 +545,8 @@ def compare(
         raise bad(str(error)) from None
     with opened(a) as before, opened(b) as after:
         try:
-            found = comparison.compare(before, after)
+            with reading() as progress:
+                found = comparison.compare(before, after, progress)
         except comparison.NotComparable as error:
             raise bad(f"not comparable: {error}") from None
     if as_json:
@@ -634,6 +636,18 @@ def watch(place: RunDir, seconds: float | None, headless: bool = False, readonly
         while end is None or time.monotonic() < end:
             print_lines(client.snapshot())
             time.sleep(LINES_EVERY_S if end is None else max(0.0, min(LINES_EVERY_S, end - time.monotonic())))
+
+
+@contextmanager
+def reading() -> Iterator[Callable[[float], None] | None]:
+    """How much of a recording is read, on a line of a terminal that then goes away; `None` where nobody looks."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    try:
+        yield lambda share: print(f"\r{100 * share:3.0f}% read", end="", file=sys.stderr, flush=True)
+    finally:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def print_lines(snapshot: Snapshot) -> None:

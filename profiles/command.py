@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from profiles.tables import TABLES, export_tables
 FORMATS = ("chrome", "csv", "parquet")
 
 
-def summary_object(profile: Profile) -> dict[str, Any]:
-    """What `replay FILE --summary --json` prints."""
-    return {"recording": recording_object(profile), **measure(profile).summary()}
+def summary_object(profile: Profile, progress: Callable[[float], None] | None = None) -> dict[str, Any]:
+    """What `replay FILE --summary --json` prints. `progress` is told how much is read, 0 to 1."""
+    return {"recording": recording_object(profile), **measure(profile, progress).summary()}
 
 
 def recording_object(profile: Profile) -> dict[str, Any]:

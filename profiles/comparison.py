@@ -107,17 +107,20 @@ def _change(about: Measure, a: Samples, b: Samples, together: int) -> Change:
     value_a, value_b = a.value(about.percentile), b.value(about.percentile)
     change = Change(about.name, about.unit, value_a, value_b, about.points, None, None, None, NOISE)
     few = min(len(a), len(b)) < FEWEST[about.percentile]
-    if few or value_a is None or value_b is None or (value_a == 0 and not about.points):
+    if few or value_a is None or value_b is None or (min(value_a, value_b) <= 0 and not about.points):
         return change
     redrawn = Redrawn(a), Redrawn(b)
     if min(run.units for run in redrawn) < FEWEST_SECONDS:
         return change
-    delta = value_b - value_a if about.points else value_b / value_a - 1
-    drawn_a, drawn_b = (run.statistics(about.percentile, (SEED, which)) for which, run in enumerate(redrawn))
-    drawn = drawn_b - drawn_a if about.points else drawn_b / numpy.where(drawn_a == 0, value_a, drawn_a) - 1
-    edges = [float(edge) - delta for edge in numpy.percentile(drawn, [100 * TAIL, 100 * (1 - TAIL)])]
-    low, high = (delta + max(run.widening() for run in redrawn) * edge for edge in edges)
-    surely = [delta + max(run.widening(TAIL / together) for run in redrawn) * edge for edge in edges]
+    scale, back = (_as_it_is, _as_it_is) if about.points else (_logarithm, _share)
+    drawn_a, drawn_b = (scale(run.statistics(about.percentile, (SEED, which))) for which, run in enumerate(redrawn))
+    middle = float(scale(numpy.float64(value_b)) - scale(numpy.float64(value_a)))
+    edges = [float(edge) - middle for edge in numpy.percentile(drawn_b - drawn_a, [100 * TAIL, 100 * (1 - TAIL)])]
+
+    def wider(tail: float) -> list[float]:
+        return [float(back(middle + max(run.widening(tail) for run in redrawn) * edge)) for edge in edges]
+
+    delta, (low, high), surely = float(back(middle)), wider(TAIL), wider(TAIL / together)
     return msgspec.structs.replace(change, delta=delta, low=low, high=high, verdict=_verdict(about, delta, *surely))
 
 
@@ -125,6 +128,19 @@ def _verdict(about: Measure, delta: float, low: float, high: float) -> str:
     if low * high <= 0 or abs(delta) < MATTERS * (100 if about.points else 1):
         return NOISE
     return BETTER if (delta > 0) == about.higher_is_better else WORSE
+
+
+def _as_it_is(values: Any) -> Any:
+    return values
+
+
+def _logarithm(values: Any) -> Any:
+    """In which a ratio is a difference, so that no interval holds a loss of more than everything."""
+    return numpy.log(numpy.maximum(values, 1e-12))
+
+
+def _share(logarithm: Any) -> Any:
+    return numpy.expm1(numpy.clip(logarithm, -50, 50))
 
 
 def _differences(a: Provenance | None, b: Provenance | None) -> Iterator[Difference]:

@@ -36,7 +36,8 @@ class Policy:
 
 
 class Recording:
-    """Of one deployment, into `path` and, when that is full, `<path>-2`, `-3`, ... Times are CLOCK_MONOTONIC, in ns.
+    """Of one deployment, into `path` and, when that is full, `<path>-2`, `-3`, ... Each file stands alone: it begins with the
+    provenance and the whole state, and counters go on where they were. Times are CLOCK_MONOTONIC, in ns.
 
     Each method raises OSError when the disk does not take it; then `abandon` is all that is left to do.
     """

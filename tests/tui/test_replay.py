@@ -1,15 +1,17 @@
 """Replays on the dashboard: the shipped samples under every screen, steered by keys and mouse."""
 
 from contextlib import asynccontextmanager
+from itertools import chain
 
 import pytest
 from driving import dashboard, reached, redrawn
-from terminal import shown
+from terminal import check_golden, roles, shown, weights
 
 from profiles.listing import SAMPLES
 from profiles.player import Player
 from profiles.reader import Profile
-from profiles.replay import ReplaySource
+from profiles.replay import ReplaySource, Tick
+from telemetry.records import EventRecord
 from tui.app import SCREENS, Dashboard
 from tui.screens.asking import AskScreen
 from tui.screens.overview import OverviewScreen
@@ -189,3 +191,32 @@ async def test_keys_of_a_replay_are_off_without_one():
         await pilot.press("g", "m", "comma", "less_than_sign", "L", "plus")
         assert await redrawn(app, pilot) == before
         assert not any("go to" in key.label for key in app.screen.all_keys())
+
+
+@pytest.mark.parametrize("mono", [False, True], ids=["colour", "mono"])
+async def test_goldens_of_the_transport(monkeypatch, mono):
+    """The lines under the screen: controls, the bar with what happened, keys."""
+    if mono:
+        monkeypatch.setenv("NO_COLOR", "1")
+    look = weights if mono else roles
+    async with replayed("tp4") as (app, pilot):
+        await pilot.press("space", "plus")
+        app.replay.seek(8.0)
+        await at(app, pilot, 8.0)
+        happened = (
+            (1.0, "info", "launch"),
+            (4.0, "info", "reconfigure"),
+            (7.5, "warning", "straggler"),
+            (15.0, "error", "rank-died"),
+        )
+        app.replay.ticks = tuple(
+            Tick(moment, EventRecord("tp4", 1, 0, severity, kind, f"words of a {kind}")) for moment, severity, kind in happened
+        )
+        app.replay.marks = (11.0,)
+        app.replay._clock.seconds = 20.0  # the sample's own length changes when it is recorded again
+        for size in ((80, 24), (120, 40), (200, 60)):
+            await pilot.resize_terminal(*size)
+            await pilot.pause(0.06)
+            lines = await redrawn(app, pilot)
+            golden = f"transport-{'mono' if mono else 'colour'}-{size[0]}x{size[1]}"
+            check_golden(golden, chain.from_iterable(zip(lines[-3:-1], look(app)[-3:-1], strict=True)))
