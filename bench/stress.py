@@ -26,7 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "stress"), str(ROOT / "tests" / 
 
 NAME = "bench"
 PACED_FIRST_S, PACED_NEXT_S = 0.1, 0.02
-FIGURES = ("tokens/s", "TTFT p50 ms", "ITL p50 ms")
+FIGURES = ("tokens/s", "TTFT p50 ms", "TPOT p50 ms")  # guidellm calls the last one inter-token latency: a mean by request
 
 
 def main() -> None:
@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=80, help="of a run")
     parser.add_argument("--input", type=int, default=128, help="tokens")
     parser.add_argument("--output", type=int, default=64, help="tokens")
+    parser.add_argument("--spread", type=int, default=16, help="standard deviation of the output: else clients march in step")
     parser.add_argument("--paced", action="store_true", help="a server of known pace")
     parser.add_argument("--serve-paced", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -66,12 +67,12 @@ def shared_out() -> tuple[set[int], set[int]]:
 
 
 def ours(url: str, options: argparse.Namespace) -> tuple[float, ...]:
-    lengths = ["--input-tokens", options.input, "--output-tokens", options.output]
+    lengths = ["--input-tokens", options.input, "--output-tokens", f"normal:{options.output},{options.spread}"]
     load = ["--concurrency", options.concurrency, "--requests", options.requests, *lengths]
     words = [sys.executable, "-m", "shardscope", "stress", NAME, "--url", url, *map(str, load), "--json"]
     found = json.loads(subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
     assert found["requests"]["ok"] == options.requests, found["errors"]
-    return found["output_tokens_per_s"], found["latency"]["ttft"]["p50"], found["latency"]["itl"]["p50"]
+    return found["output_tokens_per_s"], found["latency"]["ttft"]["p50"], found["latency"]["tpot"]["p50"]
 
 
 def theirs(url: str, model: Path, options: argparse.Namespace) -> tuple[float, ...]:
@@ -85,7 +86,12 @@ def theirs(url: str, model: Path, options: argparse.Namespace) -> tuple[float, .
             "--profile": {"kind": "concurrent", "streams": options.concurrency},
             "--constraint": {"kind": "max_requests", "count": options.requests},
             "--tokenizer": {"kind": "hf_auto", "model": str(model)},
-            "--data": {"kind": "synthetic_text", "prompt_tokens": options.input, "output_tokens": options.output},
+            "--data": {
+                "kind": "synthetic_text",
+                "prompt_tokens": options.input,
+                "output_tokens": options.output,
+                **({"output_tokens_stdev": options.spread} if options.spread else {}),
+            },
             "--output": {"kind": "json", "path": str(out)},
         }
         words = [options.guidellm, "run", *(word for flag, value in settings.items() for word in (flag, json.dumps(value)))]
@@ -93,7 +99,9 @@ def theirs(url: str, model: Path, options: argparse.Namespace) -> tuple[float, .
         subprocess.run([*words, "--disable-console"], env=environment, check=True, capture_output=True)
         metrics = json.loads(out.read_text())["benchmarks"][0]["metrics"]
     assert metrics["request_totals"]["successful"] == options.requests, metrics["request_totals"]
-    assert metrics["output_token_count"]["successful"]["mean"] == options.output
+    # the drawn lengths' mean, by three standard errors
+    strays = 3 * options.spread / options.requests**0.5
+    assert abs(metrics["output_token_count"]["successful"]["mean"] - options.output) <= strays
 
     def figure(name: str, statistic: str) -> float:
         return metrics[name]["successful"][statistic]
@@ -108,8 +116,9 @@ def theirs(url: str, model: Path, options: argparse.Namespace) -> tuple[float, .
 def show(found: dict[str, list[tuple[float, ...]]], options: argparse.Namespace, server: set[int], clients: set[int]) -> None:
     what = f"paced {1000 * PACED_FIRST_S:.0f} ms, {1000 * PACED_NEXT_S:.0f} ms" if options.paced else "demo model, float32"
     print(
-        f"{what}; {options.concurrency} at once, {options.input} -> {options.output} tokens, {options.requests} requests a run, "
-        f"{options.pairs} pairs; server on cores {sorted(server)}, clients on {sorted(clients)}"
+        f"{what}; {options.concurrency} at once, {options.input} -> {options.output} +- {options.spread} tokens, "
+        f"{options.requests} requests a run, {options.pairs} pairs; "
+        f"server on cores {sorted(server)}, clients on {sorted(clients)}"
     )
     print(f"{'median of runs':<14}{'shardscope':>12}{'guidellm':>12}{'ratio of pairs':>16}{'their range':>18}")
     for place, name in enumerate(FIGURES):

@@ -91,7 +91,7 @@ def _figures(now: Progress, window: Window, name: str, state: LoadState, waiting
             Part(0, (Span(f"{now.done:,}", "bold"), Span(" done"))),
             Part(0, line(f"{now.errors:,} errors", "bad" if now.errors else "")),
             Part(0, line(f"{now.in_flight:,} open")),
-            Part(1, line(f"{whole(waiting)} wait in the queue", "warn" if waiting else "dim")),
+            Part(1, line(f"{whole(waiting)} queued", "warn" if waiting else "dim")),
         ],
         columns,
     )
