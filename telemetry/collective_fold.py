@@ -13,11 +13,12 @@ from telemetry.formulas import algorithm_bandwidth, bus_factor, by_chance
 from telemetry.histograms import DURATION_BUCKETS, bucket_percentile
 from telemetry.records import CollectiveRecord
 from telemetry.series import SECOND, Recent
-from telemetry.snapshot import CollectiveView
+from telemetry.snapshot import CollectiveTotal, CollectiveView
 
 MAX_KINDS = 32  # of (axis, op, size class); beyond, the one that was silent longest makes room
 MAX_RANKS = 2048  # that one kind keeps apart
 MAX_NAME = 32
+MAX_TOTAL = 1 << 62
 MAX_SIZE_CLASS = 64
 LAG_NS = 3 * SECOND // 2  # a rank tells once a second: who told of nothing for longer made no calls
 
@@ -55,11 +56,45 @@ class KindState(Struct, frozen=True, array_like=True):
 Seconds: TypeAlias = Sequence[tuple[float, KindSecond]]  # of a window, each with its share in it
 
 
+TotalState: TypeAlias = tuple[str, str, int, int, int, int]  # axis, op, calls, bytes, ns of wait, ns of transfer
+
+
 class CollectiveState(Struct, frozen=True, array_like=True):
     """All that a `CollectiveFold` can still show."""
 
     told: dict[int, tuple[int, int]] = {}
     kinds: list[KindState] = []
+
+
+class CollectiveTotals:
+    """Sums over a deployment's whole life, by axis and op."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, str], list[int]] = {}
+
+    def add(self, record: CollectiveRecord) -> None:
+        """Take a record."""
+        sums = self._sums.get((record.axis, record.op))
+        if sums is None:
+            if len(self._sums) >= MAX_KINDS or max(len(record.axis), len(record.op)) > MAX_NAME:
+                return
+            sums = self._sums[record.axis, record.op] = [0, 0, 0, 0]
+        more = (record.calls, record.bytes, record.wait_ns, record.transfer_ns)
+        sums[:] = (min(MAX_TOTAL, amount) for amount in map(add, sums, more))
+
+    def view(self) -> tuple[CollectiveTotal, ...]:
+        """In order."""
+        return tuple(
+            CollectiveTotal(*key, calls, size, wait / 1e9, transfer / 1e9)
+            for key, (calls, size, wait, transfer) in sorted(self._sums.items())
+        )
+
+    def state(self) -> list[TotalState]:
+        return [(*key, calls, size, wait, transfer) for key, (calls, size, wait, transfer) in self._sums.items()]
+
+    def restore(self, state: Sequence[TotalState]) -> None:
+        """Become what `state` was taken of."""
+        self._sums = {(axis, op): list(sums) for axis, op, *sums in state[:MAX_KINDS]}
 
 
 class _Kind:

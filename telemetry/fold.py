@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 
 import msgspec
 
-from telemetry.collective_fold import CollectiveFold
+from telemetry.collective_fold import CollectiveFold, CollectiveTotals
 from telemetry.engine_fold import EngineFold
 from telemetry.expert_fold import ExpertFold
 from telemetry.formulas import bubble_steady_decode
@@ -65,6 +65,7 @@ class DeploymentFold:
 
     def __init__(self, record: DeploymentRecord, window_s: float) -> None:
         self.engine = EngineFold()
+        self._totals = CollectiveTotals()
         self._window_s = window_s
         self._generation = record.generation
         self._forget_ranks()
@@ -133,6 +134,7 @@ class DeploymentFold:
         elif isinstance(record, CollectiveRecord):
             if 0 <= record.rank < self._world:
                 self._collectives.add(record)
+                self._totals.add(record)
         elif isinstance(record, ExpertRecord):
             info = self._infos.get(record.rank)
             if (rank := self._rank(record.rank)) is not None:
@@ -175,6 +177,7 @@ class DeploymentFold:
             engine=engine,
             ranks=self._rank_views(losses, now_ns, window_ns),
             collectives=self._collectives.views(self._place, now_ns, window_ns),
+            collective_totals=self._totals.view(),
             experts=self._experts.view(now_ns, window_ns),
             ideal_bubble_pct=self._ideal_bubble(engine.micro_batches),
             no_demand_pct=self.engine.no_demand_pct(now_ns, window_ns),
@@ -198,6 +201,7 @@ class DeploymentFold:
             collectives=self._collectives.state(now_ns, window_ns),
             experts=self._experts.state(now_ns, window_ns),
             late=[LateGroup(list(place), group.state(now_ns, window_ns)) for place, group in self._groups.items()],
+            totals=self._totals.state(),
         )
 
     @classmethod
@@ -208,6 +212,7 @@ class DeploymentFold:
         fold.engine.restore(state.engine)
         fold._collectives.restore(state.collectives)
         fold._experts.restore(state.experts)
+        fold._totals.restore(state.totals)
         for number, rank in state.ranks.items():
             if (restored := fold._rank(number)) is not None:
                 restored.restore(rank)

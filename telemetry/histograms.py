@@ -17,14 +17,17 @@ from telemetry.snapshot import HistogramView
 _SHORT = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560)
 _TOKEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80)
 _WHOLE = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
+_DOUBLING = tuple(0.01 * 2**i for i in range(14))
 
 BOUNDS: dict[str, tuple[float, ...]] = {
     "time_to_first_token_seconds": _SHORT,
+    "inter_token_latency_seconds": _TOKEN,
     "request_time_per_output_token_seconds": _TOKEN,
     "e2e_request_latency_seconds": _WHOLE,
     "request_queue_time_seconds": _WHOLE,
     "request_prefill_time_seconds": _WHOLE,
     "request_decode_time_seconds": _WHOLE,
+    "request_duration_seconds": _DOUBLING,  # OpenTelemetry's: the same latency in other buckets
 }
 
 _FINE = 1 << 9  # of an octave's parts, in which the eight edges of its buckets are rounded up
@@ -114,6 +117,9 @@ def _observations(request: RequestRecord) -> Iterator[tuple[str, float | None]]:
     yield "time_to_first_token_seconds", time_to_first_token_s(request)
     yield "request_time_per_output_token_seconds", time_per_output_token_s(request)
     yield "e2e_request_latency_seconds", _seconds(arrived, finished)
+    yield "request_duration_seconds", _seconds(arrived, finished)
+    for gap_ns in request.gaps_ns:
+        yield "inter_token_latency_seconds", gap_ns / 1e9
     if scheduled is not None:
         yield "request_queue_time_seconds", _seconds(arrived, scheduled)
         if first is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
-from telemetry.collective_fold import CollectiveState
+from telemetry.collective_fold import CollectiveState, TotalState
 from telemetry.engine_fold import EngineState
 from telemetry.expert_fold import ExpertState
 from telemetry.lateness import GroupState
@@ -31,6 +31,7 @@ class DeploymentState(Struct, frozen=True, array_like=True):
     collectives: CollectiveState = CollectiveState()
     experts: ExpertState = ExpertState()
     late: list[LateGroup] = []
+    totals: list[TotalState] = []
 
 
 class Keyframe(Struct, frozen=True, array_like=True):

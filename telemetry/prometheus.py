@@ -1,8 +1,13 @@
-"""A snapshot as Prometheus text: vLLM's names where the meaning is the same, `shardscope_*` where it is ours."""
+"""A snapshot as Prometheus text: vLLM's names where the meaning is the same, OpenTelemetry's for GenAI servers, ours else.
+
+OpenTelemetry's metrics are on the same page, under the names and labels that its specification of Prometheus compatibility gives
+them, so a collector's Prometheus receiver takes them back. Labels are bounded: whatever senders claim, the fold keeps so many
+deployments, ranks, axes, ops and size classes and no more.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -10,68 +15,28 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
-from telemetry.snapshot import DeploymentView, EngineView, RankView, Snapshot
+from telemetry.diagnosis import diagnose
+from telemetry.diagnosis.figures import expert_balance
+from telemetry.metric_tables import (
+    AXIS_GAUGES,
+    DEPLOYMENT_GAUGES,
+    ENGINE_GAUGES,
+    OTEL_HISTOGRAMS,
+    RANK_GAUGES,
+    VLLM_COUNTERS,
+    VLLM_GAUGES,
+    VLLM_HISTOGRAMS,
+    share,
+)
+from telemetry.snapshot import CollectiveTotal, CollectiveView, DeploymentView, HistogramView, RankView, Snapshot
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4  # of what `render` returns
 
-_VLLM_GAUGES: tuple[tuple[str, str, Callable[[EngineView], float | None]], ...] = (
-    ("num_requests_running", "Requests in model execution batches.", lambda e: e.running),
-    ("num_requests_waiting", "Requests waiting to be processed.", lambda e: e.waiting),
-    (
-        "kv_cache_usage_perc",
-        "KV blocks that running requests hold, 1 is all; blocks that only cache a prefix count as free.",
-        lambda e: e.kv_used / e.kv_total if e.kv_total else None,
-    ),
-)
-_VLLM_COUNTERS: tuple[tuple[str, str, Callable[[EngineView], float]], ...] = (
-    ("prompt_tokens", "Prefill tokens processed.", lambda e: e.prompt_tokens),
-    ("generation_tokens", "Generation tokens produced.", lambda e: e.generated_tokens),
-    ("num_preemptions", "Preemptions by the engine.", lambda e: e.preemptions),
-    ("prefix_cache_queries", "Tokens looked up in the prefix cache.", lambda e: e.prefix_queries),
-    ("prefix_cache_hits", "Tokens found in the prefix cache.", lambda e: e.prefix_hits),
-)
-_VLLM_HISTOGRAMS = {
-    "time_to_first_token_seconds": "First token - arrival.",
-    "request_time_per_output_token_seconds": "(Finish - first token) / (output tokens - 1).",
-    "e2e_request_latency_seconds": "Finish - arrival.",
-    "request_queue_time_seconds": "First scheduled - arrival.",
-    "request_prefill_time_seconds": "First token - first scheduled.",
-    "request_decode_time_seconds": "Finish - first token.",
-}
-_ENGINE_GAUGES: tuple[tuple[str, str, Callable[[EngineView], float | None]], ...] = (
-    ("kv_blocks_used", "KV blocks that running requests hold.", lambda e: e.kv_used),
-    ("kv_blocks_cached", "KV blocks that are free but hold a reusable prefix.", lambda e: e.kv_cached),
-    ("kv_blocks", "KV blocks there are.", lambda e: e.kv_total),
-    ("micro_batches_in_flight", "Micro-batches now in the pipeline.", lambda e: e.in_flight),
-    ("generation_tokens_per_second", "Output tokens per second over the window.", lambda e: e.tokens_per_s),
-)
-_RANK_GAUGES: tuple[tuple[str, str, Callable[[RankView], float | None]], ...] = (
-    (
-        "utilization_ratio",
-        "Share of the window in compute and transfer; waiting for other ranks is not busy.",
-        lambda r: _share(r.util),
-    ),
-    (
-        "bubble_ratio",
-        "Idle share of the time in which the replica had work: waiting for the previous stage, or asked nothing.",
-        lambda r: _share(r.bubble_pct),
-    ),
-    ("step_seconds", "Median wall time of a step over the window.", lambda r: _seconds(r.step_ms)),
-    ("step_compute_seconds", "Mean time of a step in kernels that are no collectives.", lambda r: _seconds(r.compute_ms)),
-    ("step_recv_wait_seconds", "Mean time of a step waiting for the previous stage.", lambda r: _seconds(r.recv_wait_ms)),
-    ("step_host_gap_seconds", "Mean host time of a step without work on the device.", lambda r: _seconds(r.gap_ms)),
-    ("rank_tokens_per_second", "Tokens that the rank's steps took in per second, prefill and decode.", lambda r: r.tokens_per_s),
-    ("memory_used_bytes", "What the rank's process or device holds.", lambda r: r.memory.used),
-    ("memory_weights_bytes", "Weights of the shard.", lambda r: r.memory.weights),
-    ("memory_kv_bytes", "KV cache.", lambda r: r.memory.kv),
-    ("process_cpu_ratio", "CPU of the rank's process, 1 is one core.", lambda r: _share(r.cpu_percent)),
-    ("gpu_utilization_ratio", "Share of NVML's last period in which any kernel ran.", lambda r: _share(r.gpu_util)),
-    ("gpu_power_watts", "Power draw of the rank's GPU.", lambda r: r.power_w),
-    ("gpu_temperature_celsius", "Temperature of the rank's GPU.", lambda r: r.temperature_c),
-    ("step_age_seconds", "Time since the end of the rank's last step.", lambda r: r.age_s),
-)
 _RANK_LABELS = ("deployment", "rank", "dp", "pp", "ep", "tp")
 _STATES = ("STARTING", "READY", "RECONFIGURING", "DRAINING", "RESTARTING", "FAILED", "STOPPED")
+_PARTS = ("compute", "transfer", "wait", "stage", "host")
+
+Views = tuple[DeploymentView, ...]
 
 
 def render(snapshot: Snapshot) -> bytes:
@@ -88,7 +53,9 @@ class _SnapshotCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         deployments = self._snapshot.deployments
         yield from _vllm(deployments)
-        yield from _per_deployment(deployments)
+        yield from _otel(deployments)
+        yield from _per_deployment(deployments, self._snapshot.window_s)
+        yield from _collectives(deployments)
         yield from _per_rank(deployments)
         yield CounterMetricFamily("shardscope_telemetry_lost", "Telemetry messages lost on their way.", value=self._snapshot.lost)
         yield CounterMetricFamily(
@@ -96,61 +63,105 @@ class _SnapshotCollector(Collector):
         )
 
 
-def _vllm(deployments: tuple[DeploymentView, ...]) -> Iterator[Metric]:
+def _vllm(deployments: Views) -> Iterator[Metric]:
     labels = ("model_name",)
-    for name, text, get in _VLLM_GAUGES:
-        yield _gauge(f"vllm:{name}", text, labels, (((d.name,), get(d.engine)) for d in deployments))
-    for name, text, count in _VLLM_COUNTERS:
-        counter = CounterMetricFamily(f"vllm:{name}", text, labels=labels)
-        for d in deployments:
-            counter.add_metric((d.name,), count(d.engine))
-        yield counter
-    success = CounterMetricFamily("vllm:request_success", "Finished requests.", labels=("model_name", "finished_reason"))
-    for d in deployments:
-        for reason, finished in sorted(d.engine.finished_by_reason.items()):
-            success.add_metric((d.name, reason), finished)
-    yield success
-    for name, text in _VLLM_HISTOGRAMS.items():
+    for metric in VLLM_GAUGES:
+        values = (((d.name,), metric.read(d.engine)) for d in deployments)
+        yield _gauge(f"vllm:{metric.name}", metric.help, labels, values)
+    for metric in VLLM_COUNTERS:
+        values = (((d.name,), metric.read(d.engine)) for d in deployments)
+        yield _counter(f"vllm:{metric.name}", metric.help, labels, values)
+    finished = (((d.name, why), n) for d in deployments for why, n in sorted(d.engine.finished_by_reason.items()))
+    yield _counter("vllm:request_success", "Finished requests.", ("model_name", "finished_reason"), finished)
+    for name, text in VLLM_HISTOGRAMS.items():
         histogram = HistogramMetricFamily(f"vllm:{name}", text, labels=labels)
         for d in deployments:
-            view = d.engine.histograms.get(name)
-            if view is not None:
-                bounds = [*(str(float(bound)) for bound in view.bounds), "+Inf"]
-                histogram.add_metric((d.name,), list(zip(bounds, accumulate(view.counts), strict=True)), view.sum)
+            if (view := d.engine.histograms.get(name)) is not None:
+                histogram.add_metric((d.name,), *_cumulated(view, len(view.bounds)))
         yield histogram
 
 
-def _per_deployment(deployments: tuple[DeploymentView, ...]) -> Iterator[Metric]:
-    state = GaugeMetricFamily("shardscope_deployment_state", "1 for the state it is in.", labels=("deployment", "state"))
-    for d in deployments:
-        for name in _STATES:
-            state.add_metric((d.name, name), float(d.state == name))
-    yield state
-    generations = (((d.name,), float(d.generation)) for d in deployments)
-    yield _gauge("shardscope_deployment_generation", "Launches so far.", ("deployment",), generations)
-    for name, text, get in _ENGINE_GAUGES:
-        yield _gauge(f"shardscope_{name}", text, ("deployment",), (((d.name,), get(d.engine)) for d in deployments))
+def _otel(deployments: Views) -> Iterator[Metric]:
+    labels = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
+    for metric in OTEL_HISTOGRAMS:
+        histogram = HistogramMetricFamily(metric.name, metric.help, labels=labels)
+        for d in deployments:
+            if (view := d.engine.histograms.get(metric.source)) is not None:
+                histogram.add_metric(("text_completion", "shardscope", d.name), *_cumulated(view, metric.bounds))
+        yield histogram
 
 
-def _per_rank(deployments: tuple[DeploymentView, ...]) -> Iterator[Metric]:
+def _cumulated(view: HistogramView, bounds: int) -> tuple[list[tuple[str, float]], float]:
+    """(bucket, observations up to it) for the first `bounds` and for all; the sum."""
+    counts = list(accumulate(view.counts))
+    buckets = [(str(float(bound)), float(count)) for bound, count in zip(view.bounds[:bounds], counts, strict=False)]
+    return [*buckets, ("+Inf", float(counts[-1]))], view.sum
+
+
+def _per_deployment(deployments: Views, window_s: float) -> Iterator[Metric]:
+    states = (((d.name, name), float(d.state == name)) for d in deployments for name in _STATES)
+    yield _gauge("shardscope_deployment_state", "1 for the state it is in.", ("deployment", "state"), states)
+    for of_deployment in DEPLOYMENT_GAUGES:
+        values = (((d.name,), of_deployment.read(d)) for d in deployments)
+        yield _gauge(f"shardscope_{of_deployment.name}", of_deployment.help, ("deployment",), values)
+    for of_engine in ENGINE_GAUGES:
+        values = (((d.name,), of_engine.read(d.engine)) for d in deployments)
+        yield _gauge(f"shardscope_{of_engine.name}", of_engine.help, ("deployment",), values)
+    balances = [(d.name, found) for d in deployments if (found := expert_balance(d)) is not None]
+    text = "Mean over max of the tokens of ep members, 1 is perfect, mean over layers."
+    yield _gauge("shardscope_expert_balance_ratio", text, ("deployment",), (((name,), b.balance) for name, b in balances))
+    text = "Share of its layer's tokens that the hottest expert takes."
+    yield _gauge("shardscope_expert_hottest_ratio", text, ("deployment",), (((name,), b.share) for name, b in balances))
+    findings = {(d.name, one.kind, one.severity): 1.0 for d in deployments for one in diagnose(d, window_s)}
+    yield _gauge("shardscope_finding", "1 for what the diagnosis finds.", ("deployment", "kind", "severity"), findings.items())
+
+
+def _collectives(deployments: Views) -> Iterator[Metric]:
+    totals = [((d.name, total.axis, total.op), total) for d in deployments for total in d.collective_totals]
+    for name, text, field in (
+        ("collective_calls", "Collective calls of all ranks.", "calls"),
+        ("collective_bytes", "Bytes of all calls, as nccl-tests counts them.", "bytes"),
+        ("collective_wait_seconds", "Time of all ranks waiting for the last one, as transports tell it.", "wait_s"),
+        ("collective_transfer_seconds", "Time of all ranks from the last one's arrival to the end.", "transfer_s"),
+    ):
+        yield _counter(f"shardscope_{name}", text, ("deployment", "axis", "op"), _fields(totals, field))
+    kinds = [((d.name, kind.axis, kind.op, str(1 << kind.size_class)), kind) for d in deployments for kind in d.collectives]
+    labels = ("deployment", "axis", "op", "size")  # messages of at most so many bytes, and more than half
+    for name, text, field in (
+        ("collective_algorithm_bandwidth_bytes_per_second", "Bytes / transfer time over the window.", "algorithm_bandwidth"),
+        ("collective_bus_bandwidth_bytes_per_second", "The same by the busiest link's load (nccl-tests).", "bus_bandwidth"),
+    ):
+        yield _gauge(f"shardscope_{name}", text, labels, _fields(kinds, field))
+    durations = (
+        ((*at, quantile), None if us is None else us / 1e6)
+        for at, kind in kinds
+        for quantile, us in (("0.5", kind.p50_us), ("0.99", kind.p99_us))
+    )
+    yield _gauge(
+        "shardscope_collective_seconds", "Wait and transfer of a call over the window.", (*labels, "quantile"), durations
+    )
+
+
+def _fields(
+    of: Iterable[tuple[tuple[str, ...], CollectiveTotal | CollectiveView]], field: str
+) -> Iterator[tuple[tuple[str, ...], float | None]]:
+    return ((at, getattr(view, field)) for at, view in of)
+
+
+def _per_rank(deployments: Views) -> Iterator[Metric]:
     ranks = [(_rank_labels(d, r), r) for d in deployments for r in d.ranks]
-    for name, text, get in _RANK_GAUGES:
-        yield _gauge(f"shardscope_{name}", text, _RANK_LABELS, ((labels, get(r)) for labels, r in ranks))
-    steps = CounterMetricFamily("shardscope_steps", "Steps of the rank in this generation.", labels=_RANK_LABELS)
-    lost = CounterMetricFamily("shardscope_rank_telemetry_lost", "Messages of the rank that were lost.", labels=_RANK_LABELS)
-    for labels, r in ranks:
-        steps.add_metric(labels, r.steps)
-        lost.add_metric(labels, r.lost)
-    yield steps
-    yield lost
-    labels = (*_RANK_LABELS, "axis")
-    for part, text in (("wait", "waiting for the group's last rank"), ("transfer", "moving bytes")):
-        yield _gauge(
-            f"shardscope_step_collective_{part}_seconds",
-            f"Mean time of a step in the axis' collectives {text}.",
-            labels,
-            (((*at, axis), _seconds(getattr(v, f"{part}_ms"))) for at, r in ranks for axis, v in r.axes.items()),
-        )
+    for metric in RANK_GAUGES:
+        yield _gauge(f"shardscope_{metric.name}", metric.help, _RANK_LABELS, ((at, metric.read(r)) for at, r in ranks))
+    steps = ((at, r.steps) for at, r in ranks)
+    yield _counter("shardscope_steps", "Steps of the rank in this generation.", _RANK_LABELS, steps)
+    lost = ((at, r.lost) for at, r in ranks)
+    yield _counter("shardscope_rank_telemetry_lost", "Messages of the rank that were lost.", _RANK_LABELS, lost)
+    text = "Where the rank's time with work went over the window; the parts sum to 1."
+    parts = (((*at, part), share(getattr(r.split, part))) for at, r in ranks if r.split for part in _PARTS)
+    yield _gauge("shardscope_time_ratio", text, (*_RANK_LABELS, "part"), parts)
+    for of_axis in AXIS_GAUGES:
+        values = (((*at, axis), of_axis.read(view)) for at, r in ranks for axis, view in r.axes.items())
+        yield _gauge(f"shardscope_{of_axis.name}", of_axis.help, (*_RANK_LABELS, "axis"), values)
 
 
 def _rank_labels(deployment: DeploymentView, rank: RankView) -> tuple[str, ...]:
@@ -166,9 +177,9 @@ def _gauge(name: str, text: str, labels: tuple[str, ...], values: Iterable[tuple
     return gauge
 
 
-def _share(percent: float | None) -> float | None:
-    return None if percent is None else percent / 100
-
-
-def _seconds(milliseconds: float | None) -> float | None:
-    return None if milliseconds is None else milliseconds / 1e3
+def _counter(name: str, text: str, labels: tuple[str, ...], values: Iterable[tuple[tuple[str, ...], float | None]]) -> Metric:
+    counter = CounterMetricFamily(name, text, labels=labels)
+    for at, value in values:
+        if value is not None:
+            counter.add_metric(at, value)
+    return counter

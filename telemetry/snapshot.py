@@ -81,6 +81,17 @@ class CollectiveView(Struct, frozen=True):
     late_us: float | None = None
 
 
+class CollectiveTotal(Struct, frozen=True):
+    """One op of one axis since the deployment appeared, all ranks and sizes together, as their transports tell it. Only grows."""
+
+    axis: str
+    op: str
+    calls: int
+    bytes: int
+    wait_s: float
+    transfer_s: float
+
+
 class ExpertsView(Struct, frozen=True):
     """Tokens by layer and expert over the window. `owners[e]`: place on the ep axis of expert e. `tokens[i]`: of layer
     `layers[i]`, by expert of the model."""
@@ -201,6 +212,7 @@ class DeploymentView(Struct, frozen=True):
     engine: EngineView
     ranks: tuple[RankView, ...]
     collectives: tuple[CollectiveView, ...] = ()  # by axis, op, size class
+    collective_totals: tuple[CollectiveTotal, ...] = ()  # by axis and op
     experts: ExpertsView | None = None  # of a dense model
     loaded: int | None = None  # bytes of all ranks, while they load
     to_load: int | None = None
