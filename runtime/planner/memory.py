@@ -106,8 +106,10 @@ def rank_memory(model: Model, sharding: Sharding, gpu: Gpu, form: Precision, eng
         kv_token = layers * model.kv_elements(sharding.tp) * form.kv.bytes
         total = gpu.memory / sharding.ranks if gpu.shared else gpu.memory
         taken = weights + activations + context
-        if gpu.shared:
-            free = gpu.memory - sharding.dp * sharding.attention_dp * _whole(model, form) - sharding.ranks * context
+        if engine.cache_bytes is not None:
+            kv = _blocks(engine.cache_bytes, kv_token, engine, model)
+        elif gpu.shared:
+            free = gpu.memory - all_weights(model, sharding, form) - sharding.ranks * context
             kv = _blocks(cpu_cache_bytes(max(0.0, free), sharding.ranks), kv_token, engine, model)
         elif engine.share_of == "allocator":
             kv = _blocks(cuda_cache_bytes(gpu.memory, engine.memory_share, weights + activations), kv_token, engine, model)
@@ -134,10 +136,12 @@ def _work_space(model: Model, sharding: Sharding, form: Precision, engine: Engin
     return activations, context * GIB
 
 
-def _whole(model: Model, form: Precision) -> float:
-    """Bytes of all weights of one replica."""
-    one = Sharding()
-    return stage_parts(model, one, form, "even")[0][0]
+def all_weights(model: Model, sharding: Sharding, form: Precision) -> float:
+    """Bytes of weights on all ranks together."""
+    s = sharding
+    vocab = -(-model.vocab // (64 * s.tp)) * 64 * model.hidden * form.plain.bytes
+    stages = stage_weights(model, s, form, model.layers) + vocab * (1 if model.tied and s.pp == 1 else 2)
+    return s.dp * s.stage_ranks * stages
 
 
 def _blocks(room: float, kv_token: float, engine: Engine, model: Model) -> float:

@@ -59,6 +59,7 @@ class Engine:
     kv: str  # cache format when none is asked: a name, "same" (8 bits with quantised weights) or "plain" (never quantised)
     block: int = 16  # tokens of a cache block
     max_num_seqs: int = 256  # in one step, of one attention group
+    cache_bytes: float | None = None  # of a rank's cache; None: as the memory allows
 
 
 @cache
