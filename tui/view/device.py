@@ -12,12 +12,12 @@ _GB = 1e9  # links are told in powers of ten, as their makers do
 
 def device_panel(rank: RankView, units: str, columns: int) -> list[Line]:
     """A title and a GPU's eight rows, or a CPU's two; what nobody tells is `--`."""
-    told = rank.device or DeviceRecord(rank.info.rank, 0, 0, cpu_percent=rank.cpu_percent)
+    told = rank.device or DeviceRecord(rank.info.rank, 0, 0)
     lines = [rule((Span("device ", "title"), Span(clean(rank.info.device), "bold")), (), columns)]
     rows = _process(told, units)
     if not rank.info.device.startswith("cpu"):
         (_cpu, cpu), (_rss, rss) = rows
-        rows = [*_gpu(rank, told), ("process", [("CPU " + cpu[0][0], ""), ("RSS " + rss[0][0], ""), *cpu[1:], *rss[1:]])]
+        rows = [*_gpu(told), ("process", [("CPU " + cpu[0][0], ""), ("RSS " + rss[0][0], ""), *cpu[1:], *rss[1:]])]
     return lines + [_row(name, parts, columns) for name, parts in rows]
 
 
@@ -26,15 +26,13 @@ def _row(name: str, parts: list[tuple[str, str]], columns: int) -> Line:
     return (Span(f" {name:<9}", "dim"), *kept)
 
 
-def _gpu(rank: RankView, told: DeviceRecord) -> list[tuple[str, list[tuple[str, str]]]]:
-    power = told.power_w if told.power_w is not None else rank.power_w
-    heat = told.temperature_c if told.temperature_c is not None else rank.temperature_c
+def _gpu(told: DeviceRecord) -> list[tuple[str, list[tuple[str, str]]]]:
     throttled = bool(told.throttle)
     reasons = UNAVAILABLE if told.throttle is None else clean(", ".join(told.throttle)) + "!" if throttled else "none"
     xid = UNAVAILABLE if told.xid is None else f"{told.xid}!" if told.xid else "none"
     wrong = (told.ecc_uncorrected or 0) > 0
     return [
-        ("power", [(f"{whole(power)} of {whole(told.power_limit_w)} W", ""), (f"{whole(heat)} °C", "")]),
+        ("power", [(f"{whole(told.power_w)} of {whole(told.power_limit_w)} W", ""), (f"{whole(told.temperature_c)} °C", "")]),
         ("clocks", [(f"SM {whole(told.sm_clock_mhz)} MHz", ""), (f"memory {whole(told.memory_clock_mhz)} MHz", "")]),
         ("throttle", [(reasons, "warn" if throttled else "")]),
         (
@@ -47,14 +45,13 @@ def _gpu(rank: RankView, told: DeviceRecord) -> list[tuple[str, list[tuple[str, 
         ),
         ("PCIe", [(f"in {_rate(told.pcie_rx)}", ""), (f"out {_rate(told.pcie_tx)} GB/s", "")]),
         ("NVLink", [(f"in {_rate(told.nvlink_rx)}", ""), (f"out {_rate(told.nvlink_tx)} GB/s", "")]),
-        ("active", [(f"{name} {percent(value)}", "") for name, value in _active(rank, told)]),
+        ("active", [(f"{name} {percent(value)}", "") for name, value in _active(told)]),
     ]
 
 
-def _active(rank: RankView, told: DeviceRecord) -> list[tuple[str, float | None]]:
+def _active(told: DeviceRecord) -> list[tuple[str, float | None]]:
     """GPM's where the device has them, beside what NVML calls utilization: the share of time in which any kernel ran."""
-    busy = told.gpu_util if told.gpu_util is not None else rank.gpu_util
-    return [("SM", told.sm_active), ("tensor", told.tensor_active), ("DRAM", told.dram_active), ("any", busy)]
+    return [("SM", told.sm_active), ("tensor", told.tensor_active), ("DRAM", told.dram_active), ("any", told.gpu_util)]
 
 
 def _process(told: DeviceRecord, units: str) -> list[tuple[str, list[tuple[str, str]]]]:

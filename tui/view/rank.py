@@ -10,6 +10,7 @@ from tui.keys import Key
 from tui.logs import LogLine
 from tui.view.bars import history
 from tui.view.device import device_panel
+from tui.view.events import event_lines
 from tui.view.figures import UNAVAILABLE, age, milliseconds, percent, short, size, whole
 from tui.view.frame import Frame
 from tui.view.heading import state
@@ -26,6 +27,7 @@ _MINUTE_S = 60
 _TALLEST = 10  # rows of the history
 _LOG = 8  # rows that the log may take before the history grows
 _LEAST_LOG = 3
+_EVENTS = 4  # rows of them
 
 
 def rank_detail(
@@ -47,12 +49,14 @@ def rank_detail(
     head += [_title(deployment, rank, columns), _facts(rank, columns)]
     room = max(0, rows - len(head) - len(foot))
     body = _body(deployment, rank, snapshot, options.units, columns, 0)
-    log_rows = min(_LOG, len(log) + 1)
-    spare = room - len(body) - log_rows
+    happened = _events(deployment, rank, snapshot, columns)
+    spare = room - len(body) - min(_LOG, len(log) + 1) - len(happened)
     if spare > 0:
         body = _body(deployment, rank, snapshot, options.units, columns, spare)
     left = room - len(body)
-    below = _log(log, columns, left) if left >= _LEAST_LOG and log else []
+    below = happened if len(happened) <= left else []
+    if log and left - len(below) >= _LEAST_LOG:
+        below = below + _log(log, columns, left - len(below))
     return Frame(head, body, below, foot).cropped(columns, rows)
 
 
@@ -174,6 +178,18 @@ def _facts(rank: RankView, columns: int) -> Line:
         ],
         columns,
     )
+
+
+def _events(deployment: DeploymentView, rank: RankView, snapshot: Snapshot, columns: int) -> list[Line]:
+    """The newest of this rank, whole."""
+    lines: list[Line] = []
+    for event in reversed(snapshot.events):
+        if (event.deployment, event.rank) == (deployment.name, rank.info.rank):
+            words = event_lines(event, snapshot.time_ns, columns)
+            if len(lines) + len(words) > _EVENTS:
+                break
+            lines += words
+    return [rule(line("events of this rank", "title"), line("a all", "dim"), columns), *lines] if lines else []
 
 
 def _log(log: Sequence[LogLine], columns: int, rows: int) -> list[Line]:
