@@ -64,11 +64,12 @@ class DistributedTransport:
 
     def all_to_all(self, x: torch.Tensor, counts: torch.Tensor) -> tuple[int, torch.Tensor, torch.Tensor, int]:
         """Counts first, then rows: the sizes must be known on the host, which costs a CUDA device a synchronisation."""
-        table = torch.empty((len(self._ranks) * counts.shape[0], *counts.shape[1:]), dtype=counts.dtype, device=x.device)
-        dist.all_gather_into_tensor(table, counts.to(x.device), group=self._group)
-        everything = table.view(len(self._ranks), *counts.shape)
-        received = everything[:, self._ranks.index(dist.get_rank())].contiguous()
-        send_sizes, receive_sizes, total = counts.sum(1).tolist(), received.sum(1).tolist(), int(everything.sum())
+        size = len(self._ranks)
+        gathered = torch.empty((size * size, *counts.shape[1:]), dtype=counts.dtype, device=x.device)
+        dist.all_gather_into_tensor(gathered, counts.to(x.device), group=self._group)
+        table = gathered.cpu().view(size, *counts.shape)
+        received = table[:, self._ranks.index(dist.get_rank())].contiguous()
+        send_sizes, receive_sizes, total = counts.sum(1).tolist(), received.sum(1).tolist(), int(table.sum())
         out = x.new_empty((sum(receive_sizes), x.shape[1]))
         dist.all_to_all_single(out, x.contiguous(), receive_sizes, send_sizes, group=self._group)
         return 0, out, received, total

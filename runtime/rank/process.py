@@ -55,7 +55,10 @@ def main(config: RankConfig) -> None:
     _warm_up(executor, config.max_num_batched_tokens)
     with Emitter(config.telemetry, config.deployment, f"rank:{config.rank}") as emitter:
         recorder = StepRecorder(config, executor, status.kv_blocks, memory, emitter)
-        _obey(config, executor, recorder, status)
+        try:
+            _obey(config, executor, recorder, status)
+        finally:
+            recorder.tell()
         recorder.finish()
     status.phase = Phase.STOPPED
 
