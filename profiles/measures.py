@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
+from operator import add
 from typing import Any, NamedTuple
 
 import msgspec
@@ -23,7 +25,7 @@ from telemetry.formulas import balancedness
 from telemetry.histograms import time_to_first_token_s
 from telemetry.records import RequestRecord
 from telemetry.series import SECOND
-from telemetry.snapshot import DeploymentView
+from telemetry.snapshot import DeploymentView, ExpertsView
 
 LATE = SECOND  # after the end of a second, everybody has told of it
 
@@ -99,12 +101,12 @@ class Measured:
 def measure(profile: Profile, progress: Callable[[float], None] | None = None) -> Measured:
     """Read the whole recording once. `progress` is told now and then how much of it is done, 0 to 1."""
     measured = Measured(profile.seconds)
-    fold = Fold(window_s=1.0)
+    fold, balance = Fold(window_s=1.0), _Balance()
     second = profile.start_ns // SECOND + 1  # the first whole one
     begun = False
     for entry in profile.entries():
         while entry.arrived_ns >= (second + 1) * SECOND + LATE:
-            _take_second(measured, fold, second)
+            _take_second(measured, fold, second, balance)
             second += 1
             if progress is not None:
                 progress(profile.moment(second * SECOND) / profile.seconds)
@@ -141,13 +143,13 @@ def _take_request(measured: Measured, record: RequestRecord) -> None:
                 measured.samples[name].add(at_ns // SECOND, gap_ns / 1e6)
 
 
-def _take_second(measured: Measured, fold: Fold, second: int) -> None:
+def _take_second(measured: Measured, fold: Fold, second: int, balance: _Balance) -> None:
     for deployment in fold.snapshot((second + 1) * SECOND - 1).deployments[:1]:
         engine = deployment.engine
         if engine.running or engine.waiting or engine.tokens_per_s:
             measured.busy_seconds += 1
             measured.running += engine.running
-            for key, value in _of_second(deployment):
+            for key, value in chain(_of_second(deployment), [("balance", balance.of(deployment))]):
                 if value is not None:
                     measured.samples[key].add(second, value)
 
@@ -162,10 +164,28 @@ def _of_second(deployment: DeploymentView) -> Iterator[tuple[str, float | None]]
     yield "transfer", _mean([split.transfer for split in splits])
     used = [rank.memory.used for rank in ranks if rank.memory.used is not None]
     yield "memory", max(used) / 2**20 if used else None
-    experts = expert_balance(deployment)
-    compute = balancedness([rank.compute_ms for rank in ranks if rank.compute_ms is not None])
-    balance = experts.balance if experts is not None else compute
-    yield "balance", None if balance is None else 100 * balance
+
+
+class _Balance:
+    """Of experts by the second, or where so few tokens came that chance would decide, by as many seconds as it takes."""
+
+    def __init__(self) -> None:
+        self._untold: ExpertsView | None = None
+
+    def of(self, deployment: DeploymentView) -> float | None:
+        """In percent."""
+        if deployment.layout.get("ep", 1) < 2:
+            balance = balancedness([rank.compute_ms for rank in deployment.ranks if rank.compute_ms is not None])
+            return None if balance is None else 100 * balance
+        told = deployment.experts
+        if told is None:
+            return None
+        if self._untold is not None and (self._untold.layers, self._untold.owners) == (told.layers, told.owners):
+            rows = zip(told.tokens, self._untold.tokens, strict=True)
+            told = ExpertsView(told.layers, told.owners, tuple(tuple(map(add, now, before)) for now, before in rows))
+        found = expert_balance(msgspec.structs.replace(deployment, experts=told))
+        self._untold = told if found is None else None
+        return None if found is None else 100 * found.balance
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

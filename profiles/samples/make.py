@@ -41,8 +41,8 @@ class Sample:
 
 
 SAMPLES = {
-    "tp4": Sample("llama3", {"tp": 4}, seconds=20, clients=4),
-    "pp4": Sample("llama3", {"pp": 4, "micro_batches": 1}, seconds=20, clients=4),
+    "tp4": Sample("llama3", {"tp": 4}, seconds=15, clients=4),
+    "pp4": Sample("llama3", {"pp": 4, "micro_batches": 1}, seconds=15, clients=4),
     "ep4": Sample("mixtral", {"ep": 4}, seconds=20, clients=8, hot=True),
 }
 
