@@ -132,7 +132,7 @@ def show(found: dict[str, list[tuple[float, ...]]], options: argparse.Namespace,
     if options.paced:
         steps = PACED_FIRST_S + (options.output - 1) * PACED_NEXT_S
         truth = options.concurrency * options.output / steps
-        print(f"true: {truth:.1f} tokens/s and {1000 * PACED_FIRST_S:.0f} ms, without the way through HTTP")
+        print(f"true while all are at work: {truth:.1f} tokens/s and {1000 * PACED_FIRST_S:.0f} ms, without the way through HTTP")
 
 
 @contextlib.contextmanager

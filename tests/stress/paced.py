@@ -27,11 +27,11 @@ __all__ = ["PacedFrontend", "Server", "build_tokenizer", "target"]
 class PacedFrontend(FakeFrontend):
     """The first token `FIRST_S` after the request, then one every `NEXT_S`, by the clock: lateness does not add up.
 
-    `tokens` counts what was sent, `late_s` is how long after its time each was. Every `fail_every`-th request
-    fails with `fail`, before its token `fail_at`.
+    `tokens` counts what was sent, `peak` the most requests at once, `late_s` is how long after its time each token was.
+    Every `fail_every`-th request fails with `fail`, before its token `fail_at`.
     """
 
-    tokens = 0
+    tokens = open = peak = 0
     fail_every = 1
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -41,18 +41,23 @@ class PacedFrontend(FakeFrontend):
     async def generate(self, prompt: list[int], params: SamplingParams) -> AsyncIterator[TextDelta]:
         begun = time.monotonic()
         self.started += 1
+        self.open += 1
+        self.peak = max(self.peak, self.open)
         self.seen.append((prompt, params))
         fails = self.fail is not None and self.started % self.fail_every == 0
         stream = TextStream(self.tokenizer, params)
-        for i in range(params.max_tokens):
-            if fails and i == self.fail_at:
-                raise self.fail
-            due = begun + FIRST_S + i * NEXT_S
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
-            self.late_s.append(time.monotonic() - due)
-            finish = FINISH_LENGTH if i + 1 == params.max_tokens else None
-            self.tokens += 1
-            yield stream.add(TokensOut("r", [100], finish, cached_tokens=0))
+        try:
+            for i in range(params.max_tokens):
+                if fails and i == self.fail_at:
+                    raise self.fail
+                due = begun + FIRST_S + i * NEXT_S
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+                self.late_s.append(time.monotonic() - due)
+                finish = FINISH_LENGTH if i + 1 == params.max_tokens else None
+                self.tokens += 1
+                yield stream.add(TokensOut("r", [100], finish, cached_tokens=0))
+        finally:
+            self.open -= 1
 
 
 def target(server: Server, name: str = "fox") -> Target:
