@@ -20,6 +20,9 @@ class Catalogue(Mapping[str, "type[View]"]):
         module, _, screen = self._places[name].partition(".")
         return cast("type[View]", getattr(import_module(f"tui.screens.{module}"), screen))
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 
