@@ -39,6 +39,7 @@ SCREENS = Catalogue(  # by the names of `keys.SCREENS`
     deploy="deploy.DeployScreen",
     stress="stress.StressScreen",
     profiles="profiles.ProfilesScreen",
+    plan="plan.PlanScreen",
 )
 OVERLAYS = Catalogue(logs="logs.LogsScreen", events="events.EventsScreen")  # over any of them, until closed
 _FIRST_S = 0.02  # between two looks at a source that has nothing yet

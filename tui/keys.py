@@ -52,6 +52,7 @@ SCREENS = (  # a number key a screen; `name` is its mode
     ("deploy", Key("6", "6", "app.switch_mode('deploy')", "Deploy", "a new deployment, or a change of this one", 4)),
     ("stress", Key("7", "7", "app.switch_mode('stress')", "Stress", "a load on this deployment, and what its clients see", 4)),
     ("profiles", Key("8", "8", "app.switch_mode('profiles')", "Profiles", "recordings: replay, compare, export", 4)),
+    ("plan", Key("9", "9", "app.switch_mode('plan')", "Plan", "every layout, predicted, and which to take", 4)),
 )
 
 APP = (
@@ -135,6 +136,19 @@ DEPLOY = (
     Key("f", "f", "screen.fix", "fix", "take what would make it possible, or make it fit", 3),
     Key("R", "R", "screen.reset", "reset", "forget what was filled in", 5),
     Key("escape", "esc", "screen.close", "close", "forget how the last order ended", None),
+)
+
+PLAN = (
+    Key("tab", "tab", "screen.move(1)", "next field", "mark the next field of the question", 2),
+    Key("shift+tab", "⇧tab", "screen.move(-1)", "previous field", "mark the previous one", None),
+    Key("left", "left", "screen.turn(-1)", "less", "the marked field's value before: half as much, the previous choice", None),
+    Key("right", "← →", "screen.turn(1)", "value", "the marked field's next value: twice as much, the next choice", 1),
+    Key("e", "e", "screen.type", "type", "type the marked field's value; enter keeps it, esc forgets it", 2),
+    Key("down,j", "down j", "screen.row(1)", "layout below", "mark the layout below", None),
+    Key("up,k", "up k", "screen.row(-1)", "layout above", "mark the layout above", None),
+    Key("enter", "enter", "screen.take", "deploy it", "take the marked layout to Deploy", 1),
+    Key("s", "s", "screen.next_sort", "sort", "next figure to sort the layouts by, best first", 4),
+    Key("v", "v", "screen.next_panel", "panel", "step by parts, plot, use cases, changes, predicted and measured", 2),
 )
 
 TYPING = (  # while a field is typed every other key is text

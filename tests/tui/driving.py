@@ -10,7 +10,7 @@ from tui.app import Dashboard
 from tui.demo import DemoSource
 
 
-JUDGING = ("judge", "plan", "completions", "specs", "remember")  # groups of workers
+JUDGING = ("judge", "plan", "completions", "specs", "remember", "compare")  # groups of workers
 
 
 class Clock:

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from tui.view.line import Line, Span, clean, fit, width
+from tui.view.line import Line, Span, clean, crop, fit, width
 
 _MARK, _NO_MARK = "> ", "  "
 
 
 class Field(NamedTuple):
-    """`kind`: "text", "path", "count", "share", "choice", "size". A blank one means `blank`; `first` is what right makes of it."""
+    """`kind`: "text", "path", "count", "share", "choice", "size". A blank one means `blank`; `first`: what right makes of it."""
 
     name: str
     label: str
@@ -129,6 +129,25 @@ def _line(form: Form, at: int, of: Field, wrong: bool, labels: int, columns: int
     label = Span(of.label.ljust(labels) + " ", "title" if here else "dim")
     line = (Span(_MARK if here else _NO_MARK, "accent"), label, flag, value)
     return tuple(span._replace(action=action) for span in fit(line, max(columns, width(line[:3]))))
+
+
+def flow_lines(form: Form, wrong: Mapping[str, str], columns: int, click: str = "screen.mark_field") -> list[Line]:
+    """The fields one after another, over as many lines as they need: for a few short ones."""
+    lines: list[Line] = [()]
+    for at, of in enumerate(form.fields):
+        here, text = at == form.at, clean(form.values[of.name])
+        shown = _end(text or of.blank or "--", max(4, columns // 2))
+        spans = (
+            Span("▸" if here else " ", "accent"),
+            Span(of.label + " ", "title" if here else "dim"),
+            Span("x " if of.name in wrong else "", "bad"),
+            Span(f"‹{shown}›" if here else shown, "bold" if here else "" if text else "dim"),
+            Span("  "),
+        )
+        if width(lines[-1]) + width(spans) > columns and lines[-1]:
+            lines.append(())
+        lines[-1] = (*lines[-1], *(span._replace(action=f"{click}({at})") for span in spans if span.text))
+    return [crop(each, columns) for each in lines]
 
 
 def _end(text: str, room: int) -> str:

@@ -11,4 +11,4 @@ def wrapped(text: str, columns: int, limit: int) -> list[str]:
         return []
     columns = max(1, columns)
     placeholder = " ..." if columns > 4 else ""
-    return textwrap.wrap(text, columns, max_lines=limit, placeholder=placeholder) or [""]
+    return textwrap.wrap(text, columns, max_lines=limit, placeholder=placeholder, break_on_hyphens=False) or [""]
