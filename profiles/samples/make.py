@@ -1,5 +1,8 @@
 """Makes the sample recordings: real deployments of checkpoints made here, on this machine's CPU, under the load of a few clients.
 
+tp4: one rank is given the lowest priority, so that the others wait for it. pp4: one micro-batch for four stages. ep4: two experts
+of one member get every token first.
+
 python profiles/samples/make.py [--out DIR] [tp4 pp4 ep4]
 """
 
@@ -7,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -37,11 +41,12 @@ class Sample:
     seconds: float
     clients: int
     hot: bool = False
+    slowed: int | None = None  # a rank that gets the processor only when no other wants it
     prompt: str = field(default=" ".join([_WORDS] * 4))
 
 
 SAMPLES = {
-    "tp4": Sample("llama3", {"tp": 4}, seconds=15, clients=4),
+    "tp4": Sample("llama3", {"tp": 4}, seconds=15, clients=4, slowed=2),
     "pp4": Sample("llama3", {"pp": 4, "micro_batches": 1}, seconds=15, clients=4),
     "ep4": Sample("mixtral", {"ep": 4}, seconds=20, clients=8, hot=True),
 }
@@ -72,6 +77,8 @@ def make(name: str, sample: Sample, directory: Path, out: Path) -> None:
     with DaemonProcess(directory / "run", "127.0.0.1:0") as daemon, daemon.client() as client:
         for _ in client.deploy(spec):
             pass
+        if sample.slowed is not None:
+            os.setpriority(os.PRIO_PROCESS, client.snapshot().deployments[0].ranks[sample.slowed].info.pid, 19)
         with load(client.status()[0].http, name, sample):
             threading.Event().wait(WARM_UP_S)
             for _ in client.record(name, directory / "sample.mcap", sample.seconds):

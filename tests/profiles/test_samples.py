@@ -13,8 +13,22 @@ from profiles.container import KEYFRAMES
 from profiles.measures import measure
 from profiles.player import Player
 from profiles.reader import Profile
+from profiles.tables import records
+from profiles.timeline import Timeline
 from telemetry.codec import decode_envelope, decode_keyframe
+from telemetry.diagnosis import diagnose
 from telemetry.fold import Fold
+from telemetry.records import (
+    CollectiveRecord,
+    DeviceRecord,
+    EngineRecord,
+    EventRecord,
+    ExpertRecord,
+    RankMemory,
+    RequestRecord,
+    StepRecord,
+)
+from telemetry.series import SECOND
 
 SAMPLES = Path(profiles.__file__).parent / "samples"
 
@@ -61,14 +75,36 @@ def test_parts_of_steps_add_up(sample):
     assert total[PARTS] == pytest.approx(total[STEPS], rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "ranks"), [("tp4", "straggler", (2,)), ("pp4", "micro-batches", None), ("ep4", "expert-imbalance", (0,))]
+)
+def test_each_shows_its_finding_at_any_time(name, kind, ranks):
+    """tp4: rank 2 was starved of its processor; pp4: one micro-batch in four stages; ep4: two hot experts on rank 0."""
+    with Profile(SAMPLES / f"{name}.mcap") as profile:
+        player = Player(profile)
+        for second in range(3, int(profile.seconds) + 1):
+            shown = player.at(profile.start_ns + second * SECOND)
+            worst = diagnose(shown.deployments[0], shown.window_s)[0]
+            assert (worst.kind, worst.severity) == (kind, "warning"), f"at {second} s: {worst.headline}"
+            assert ranks is None or worst.ranks == ranks
+
+
+def test_they_hold_all_that_ranks_tell(sample):
+    kinds = {type(record) for _, _, record in records(sample)}
+    assert kinds >= {StepRecord, CollectiveRecord, RankMemory, DeviceRecord, EngineRecord, RequestRecord, EventRecord}
+    assert (ExpertRecord in kinds) == (sample.path.stem == "ep4")
+    steps = [record for _, _, record in records(sample) if isinstance(record, StepRecord)]
+    assert all(step.phases for step in steps)
+    assert measure(sample).value("itl_p50") is not None
+    assert Timeline(sample).at(sample.end_ns, sample.path.stem)
+
+
 def test_what_each_shows():
     with Profile(SAMPLES / "tp4.mcap") as tp4, Profile(SAMPLES / "pp4.mcap") as pp4, Profile(SAMPLES / "ep4.mcap") as ep4:
         assert all(rank.axes["tp"].calls > 0 for rank in Player(tp4).at(tp4.end_ns).deployments[0].ranks)
         assert pp4.provenance.settings["micro_batches"] == 1
         assert 55 < measure(pp4).value("bubble") < 80  # one micro-batch in four stages: 75 % in theory
-        last = Player(ep4).at(ep4.end_ns).deployments[0]
-        loads = [sum(rank.expert_tokens) for rank in last.ranks]
-        assert loads[0] > 1.7 * sum(loads) / 4  # the rank with the hot experts
+        assert measure(ep4).value("balance") < 60  # rank 0 takes half of all tokens, a quarter would be its share
         with pytest.raises(NotComparable):
             compare(tp4, ep4)
         changes = {change.measure: change.verdict for change in compare(tp4, pp4).changes}
