@@ -63,9 +63,10 @@ class _Load:
         self._late: list[float] = []
 
     async def run(self, on_progress: Callable[[Progress], None], stop: threading.Event) -> Result:
-        started, self._cpu_at_start = time.time(), time.thread_time()
-        self._now = load_clock()
         async with StressClient(self._target, lambda: self._now(), self._live.token) as client:
+            # to make the client takes tens of milliseconds, in which the first requests would be due already
+            started, self._cpu_at_start = time.time(), time.thread_time()
+            self._now = load_clock()
             work = asyncio.create_task(self._work(client))
             faults = asyncio.create_task(self._play())
             ticks = asyncio.create_task(self._tick())
