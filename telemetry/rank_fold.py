@@ -83,8 +83,6 @@ class RankFold:
             amounts += (axis.calls, axis.bytes, axis.wait_ns, axis.transfer_ns)
         amounts[_BUSY] = busy
         self._times.spread(start, end, amounts)
-        if record.expert_tokens:
-            self._experts.spread(end, end, record.expert_tokens[:MAX_EXPERTS])
         self._walls.append((end, wall))
         self._last = end, record.memory_bytes
         self._steps += 1

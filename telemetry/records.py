@@ -68,7 +68,6 @@ class StepRecord(Struct, frozen=True, tag="step", gc=False):
     kv_blocks_used: Count
     kv_blocks_total: Count
     memory_bytes: Count  # device memory (CUDA) or resident set (CPU) of the process
-    expert_tokens: list[Count] | None = None  # by local expert, all layers of the stage summed, dummies excluded
     phases: list[Phase] = []  # in order, without overlap; with the gaps between them they fill `wall_ns`
 
 

@@ -38,9 +38,7 @@ def engine(time_ns, running=1, generated=0, generation=1, replica=0, **counts):
     return EngineRecord(deployment="demo", generation=generation, replica=replica, time_ns=time_ns, running=running, **fields)
 
 
-def step(
-    start, compute, *, rank=0, number=0, generation=1, idle=0, gap=0, recv=0, axes=None, tokens=1, experts=None, memory=1 << 20
-):
+def step(start, compute, *, rank=0, number=0, generation=1, idle=0, gap=0, recv=0, axes=None, tokens=1, memory=1 << 20):
     """Times in ns; the wall time is the sum of its parts, as a rank's is."""
     axes = axes or {}
     wall = compute + gap + recv + sum(a.wait_ns + a.transfer_ns for a in axes.values())
@@ -62,7 +60,6 @@ def step(
         kv_blocks_used=1,
         kv_blocks_total=64,
         memory_bytes=memory,
-        expert_tokens=experts,
     )
 
 

@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telemetry.codec import MAX_MESSAGE, CodecError, decode_envelope, decode_snapshot, encode_envelope, encode_snapshot
-from telemetry.records import SCHEMA_VERSION, AxisTime, DeviceRecord, Envelope, EventRecord, RequestRecord, StepRecord
+from telemetry.records import SCHEMA_VERSION, AxisTime, DeviceRecord, Envelope, EventRecord, Phase, RequestRecord, StepRecord
 from telemetry.snapshot import Snapshot
 
-STEP = StepRecord(3, 1, 7, 0, 100, 50, 5, 1, 2, 30, {"tp": AxisTime(2, 1024, 7, 10)}, 4, 8, 8, 2, 64, 1 << 30, [1, 2])
+STEP = StepRecord(
+    3, 1, 7, 0, 100, 50, 5, 1, 2, 30, {"tp": AxisTime(2, 1024, 7, 10)}, 4, 8, 8, 2, 64, 1 << 30, [Phase("forward", 5, 40)]
+)
 
 
 def envelope(*records, version=SCHEMA_VERSION):

@@ -148,7 +148,11 @@ def test_latencies():
 
 def test_memory_device_experts_and_faults():
     info = RankMemory(0, 1, weights=100, kv=50, activations=None, total=1000, free=700)
-    fold = fold_of(deployment(), info, step(T, S, memory=160, experts=[1, 2]), step(T + S, S, memory=170, experts=[3, 4]))
+    experts = [
+        ExpertRecord(0, 1, T, T + S, [0, 1], [0, 1], [[1, 0], [0, 2]]),
+        ExpertRecord(0, 1, T + S, T + 2 * S, [0], [0, 1], [[3, 4]]),
+    ]
+    fold = fold_of(deployment(), info, step(T, S, memory=160), step(T + S, S, memory=170), *experts)
     fold.add(envelope(DeviceRecord(0, 1, T + 3 * S, cpu_percent=95.0, rss=180)), T + 3 * S)
     rank = first_rank(fold, T + 3 * S)
     assert (rank.memory.weights, rank.memory.activations, rank.memory.used, rank.memory.total) == (100, None, 180, 1000)
@@ -209,7 +213,7 @@ def whole_run():
         at = T + i * 3 * S // 2
         for rank in (0, 1):
             axes = {"tp": AxisTime(4, 4096, (20 + 9 * i * rank) * MS if i % 3 else 0, (11 + 3 * rank) * MS)}
-            stepped = step(at + rank * MS, 700 * MS, rank=rank, number=i, idle=i * MS, axes=axes, experts=[i, rank, 5])
+            stepped = step(at + rank * MS, 700 * MS, rank=rank, number=i, idle=i * MS, axes=axes)
             if i % 5 != 4 or rank:  # the other one's message is lost: that step is never joined
                 records.append((at + 2 * S + rank * S // 4, stepped))
             calls = collective(at, rank, [i * MS, 7], [MS, 9 * MS], start_ns=at - S // (1 + i % 3), size=100 << i % 4)
