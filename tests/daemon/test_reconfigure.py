@@ -110,6 +110,32 @@ def test_ranks_that_cannot_load(undisturbed: list[str], served: Served, fields: 
     assert load.ends() == undisturbed
 
 
+def test_a_rank_that_dies_at_its_birth(undisturbed: list[str], served: Served) -> None:
+    generation, load, birth = served.deployment()["generation"], Load(served), Birth(served)
+    asked = Reconfiguration(served, tp=1, pp=2)
+    os.kill(birth.next(), signal.SIGKILL)
+    rolled_back(served, generation, asked.wait(), "load")
+    assert "was ended by SIGKILL" in str(asked.error)
+    assert load.ends() == undisturbed
+
+
+def test_who_forks_ranks_dies_while_they_are_stopped(undisturbed: list[str], served: Served) -> None:
+    """The next generation is born of another, or, when the death is seen late, the old one is: no request is lost either way."""
+    generation, load = served.deployment()["generation"], Load(served)
+    zygote = next(pid for pid in served.pids() if "runtime.rank.zygote" in Path(f"/proc/{pid}/cmdline").read_text())
+    commit(pids(served)[0], 2, Fault.SLOW, 0.3)
+    asked = Reconfiguration(served, tp=1, pp=2)
+    comes_to(served, "drain")
+    os.kill(zygote, signal.SIGSTOP)  # nobody tells of the ranks' deaths
+    comes_to(served, "stop")
+    os.kill(zygote, signal.SIGKILL)
+    change = asked.wait()
+    assert change.outcome in (Outcome.CHANGED, Outcome.ROLLED_BACK)
+    until(lambda: served.deployment()["state"] == "READY", 30)
+    assert load.ends() == undisturbed
+    assert served.deployment()["generation"] > generation
+
+
 def test_a_rank_that_dies_while_it_warms_up(undisturbed: list[str], served: Served) -> None:
     generation, load, birth = served.deployment()["generation"], Load(served), Birth(served)
     asked = Reconfiguration(served, tp=2, pp=2)
