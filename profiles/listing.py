@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from mmap import mmap
 from pathlib import Path
 
@@ -88,10 +89,9 @@ def _peeked(path: Path, file: mmap, changed_s: float) -> Listed:
 
 def _newest_first(directory: Path) -> Iterator[Path]:
     dated = []
-    try:
+    with suppress(OSError):
         for path in directory.iterdir():
             if path.name.endswith((SUFFIX, UNFINISHED)):
-                dated.append((path.stat().st_mtime, path))
-    except OSError:
-        return
+                with suppress(FileNotFoundError):  # finished under another name meanwhile
+                    dated.append((path.stat().st_mtime, path))
     yield from (path for _, path in sorted(dated, reverse=True))

@@ -171,6 +171,7 @@ async def test_a_replay_steers_no_daemon(tmp_path):
 
 async def test_one_that_was_opened_by_itself_has_nothing_behind_it():
     async with replayed() as (app, pilot):
+        assert "L leave" not in (await at(app, pilot, 0.0))[-1]
         await pilot.press("L")
         assert app.session.replay is app.replay
 

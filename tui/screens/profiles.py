@@ -200,6 +200,8 @@ class ProfilesScreen(View):
             found, wrong = None, f"not comparable: {error}"
         except (OSError, ProfileError, MissingPackage) as error:
             found, wrong = None, str(error)
+        except Exception as error:  # whatever it is, the screen says it and stays
+            found, wrong = None, f"{type(error).__name__}: {error}"
         if not worker.is_cancelled:
             self.app.call_from_thread(self._end, found, wrong, done)
         elif isinstance(found, Profile):

@@ -80,6 +80,8 @@ class View(Replaying):
         """As the user has mapped them, with the word why for those that are off."""
         own = self._steering() if self.session.replay else [(self.TABLE, self.KEYS)]
         offered = self.session.offered((*own, ("view", keys.VIEW), ("app", keys.APP)))
+        if not self.session.can_leave:
+            offered = tuple(key for key in offered if key.method != "replay_leave")
         return tuple(key._replace(here=key.action == f"app.switch_mode('{self.TABLE}')") for key in offered)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
