@@ -173,3 +173,29 @@ def test_parquet_without_pyarrow_says_what_to_install(run_file, tmp_path, monkey
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with Profile(run_file) as profile, pytest.raises(MissingPackage, match=r"shardscope\[parquet\]"):
         export_tables(profile, "parquet", tmp_path / "x.parquet", "steps")
+
+
+def test_records_that_make_no_sense_are_exported_all_the_same(tmp_path):
+    """What a hostile file may say within the schema: no crash, no number that JSON has not, no memory for a size class."""
+    end = T + S
+    hostile = [
+        CollectiveRecord(0, 1, T, end, "tp", "no such op", 1 << 62, 0, 0, 3, 5, 7, 9, {1 << 40: 3}, {-5: 3}),
+        CollectiveRecord(9999, 1, end, T, "", "barrier", -7, -1, 0, 1, 0, 0, 1),
+        ExpertRecord(0, 1, end, T, [1, 2, 3], [7], [[1, 2, 3], []]),
+        ExpertRecord(-1, 1, T, end, [], [], [[]]),
+        RankMemory(0, 1, 0, 0, None, None, None, time_ns=-(1 << 61)),
+        RequestRecord("demo", 1, "r", 0, end, T, T - S, T, 0, 0, 0, "", [0, 1 << 48]),
+    ]
+
+    class Hostile(Run):
+        def __iter__(self):
+            yield from ((end, self.envelope("rank:0", record)) for record in hostile)
+            yield from Run(seconds=2)
+
+    Hostile().record(tmp_path / "hostile.mcap")
+    with Profile(tmp_path / "hostile.mcap") as profile:
+        export_chrome(profile, tmp_path / "trace.json")
+        json.loads((tmp_path / "trace.json").read_text(), parse_constant=pytest.fail)
+        export_tables(profile, "csv", tmp_path / "csv", None)
+        export_tables(profile, "parquet", tmp_path / "parquet", None)
+    assert len(table(tmp_path / "csv" / "experts.csv")) == 1
