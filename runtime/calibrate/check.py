@@ -36,7 +36,7 @@ def predicted(run: Run, model: Model, calibration: Calibration, dtype: str, isl:
     sharding = Sharding.of(run.layout)
     cluster = Cluster(calibration.device, sharding.ranks)
     setup = Setup(model, sharding, cluster, precision(model, dtype, "plain"), find_engine("shardscope"), calibration.scale)
-    found = predict(setup, Workload(isl, osl, run.concurrency, requests=run.concurrency, burst=1.0))
+    found = predict(setup, Workload(isl, osl, run.concurrency, requests=run.concurrency, burst=1.0, text=False))
     return Checked(run, found.ttft, found.tpot)
 
 

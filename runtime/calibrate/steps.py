@@ -125,7 +125,7 @@ def request_points(setup: Setup, requests: Sequence[RequestRecord]) -> list[Requ
         if len(seen) < FEWEST:
             continue
         isl, osl = (statistics.median(each) for each in zip(*((r.prompt_tokens, r.output_tokens) for r in seen), strict=True))
-        load = Workload(isl, osl, concurrency=statistics.mean(_beside(request, requests) for request in seen))
+        load = Workload(isl, osl, text=False, concurrency=statistics.mean(_beside(request, requests) for request in seen))
         tpot = statistics.median(_tpot_ns(request) for request in seen) / 1e6
         found.append(RequestPoint("tpot_ms", tpot, setup, load))
         if not any(request.cached_tokens for request in seen):

@@ -44,13 +44,24 @@ def all_reduce(gpu: Gpu, stack: str, ranks: int, size: float) -> Exchange:
     return Exchange(near.latency + skew + hops, near.transfer + far)
 
 
-@lru_cache(maxsize=1 << 16)
 def all_to_all(gpu: Gpu, ranks: int, size: float) -> Exchange:
     """All-to-all in which each of `ranks` sends `size` bytes in all, the wait for the slowest included."""
+    return _spread("all_to_all_us", gpu, ranks, size)
+
+
+def all_gather(gpu: Gpu, ranks: int, size: float) -> Exchange:
+    """All-gather of `size` bytes in all, or a reduce-scatter of as many, the wait for the slowest included."""
+    return _spread("all_gather_us", gpu, ranks, size)
+
+
+@lru_cache(maxsize=1 << 16)
+def _spread(kind: str, gpu: Gpu, ranks: int, size: float) -> Exchange:
     if ranks == 1:
         return NOTHING
+    if gpu.machine is not None:
+        kind = "all_to_all_us"  # the one of both that was measured here
     inside = min(ranks, gpu.link_gpus)
-    near = _measured("all_to_all_us", "", gpu, inside, size * inside / ranks)
+    near = _measured(kind, "", gpu, inside, size * inside / ranks)
     skew = _skew(gpu, inside)
     if inside == ranks:
         return Exchange(near.latency + skew, near.transfer)

@@ -97,7 +97,7 @@ def load_of(engine: EngineView, block: int) -> Workload | None:
     context = max(2.0, engine.kv_used * block / engine.running)
     ratio = engine.prompt_tokens_per_s / engine.tokens_per_s if engine.tokens_per_s else 1.0
     osl = max(1.0, context / (ratio + 0.5))
-    return Workload(max(1.0, ratio * osl), osl, concurrency=engine.running + engine.waiting)
+    return Workload(max(1.0, ratio * osl), osl, concurrency=engine.running + engine.waiting, text=False)
 
 
 def _engine(settings: Mapping[str, Any]) -> Engine:

@@ -5,12 +5,13 @@ Every term is linear in the layers, so a layer is costed once and a stage or a w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
-from runtime.planner.collectives import NOTHING, Exchange, all_reduce, all_to_all, hand_over
+from runtime.planner.collectives import NOTHING, Exchange, all_gather, all_reduce, all_to_all, hand_over
 from runtime.planner.hardware import Cluster, Gpu
 from runtime.planner.memory import Precision
 from runtime.planner.models import Model
@@ -109,7 +110,6 @@ class _Body:
     mlp: int
     shared: int
     expert: int  # one expert's share
-    experts: float  # held by this rank
     mlp_width: float
     kv_bytes: float  # of one token in one layer
 
@@ -123,7 +123,6 @@ class _Body:
             mlp=model.mlp(s.tp),
             shared=model.shared(s.tp),
             expert=model.expert(s.etp) if model.experts else 0,
-            experts=model.experts / s.ep,
             mlp_width=(1 - moe) * model.intermediate / s.tp + moe * model.shared_intermediate / s.tp,
             kv_bytes=model.kv_elements(s.tp) * form.kv.bytes,
         )
@@ -200,11 +199,11 @@ def _seconds(setup: Setup, exchange: Exchange) -> float:
 def _experts(setup: Setup, rates: Rates, work: Work) -> tuple[float, float, float]:
     """Routed and shared experts, and how many of a rank's routed ones have work.
 
-    The stage's T tokens touch E (1 - (1 - k/E)^T) of E; the busiest rank computes its share of T k.
+    The busiest rank computes its share of the T k rows that the stage's T tokens choose.
     """
     model, s, body, form, scale = setup.model, setup.sharding, setup.body, setup.form, setup.scale
     tokens = (work.decodes + work.share * work.prompt) * s.attention_dp  # of the stage
-    touched = body.experts * (1 - (1 - model.experts_per_token / model.experts) ** tokens)
+    touched = experts_touched(model.experts, model.experts_per_token, tokens) / s.ep
     chosen = tokens * model.experts_per_token / s.ep * expert_imbalance(s.ep, tokens)
     weights, compute = rates.experts(chosen, touched, body.expert, form.weights, scale) if work.rows else (0.0, 0.0)
     wide = scalar("elementwise_wide") * model.expert_intermediate / s.etp
@@ -214,6 +213,33 @@ def _experts(setup: Setup, rates: Rates, work: Work) -> tuple[float, float, floa
         w, c = rates.product(work.rows, body.shared, form.weights, scale)
         weights, compute = weights + w, compute + c
     return weights, compute, touched
+
+
+@lru_cache(maxsize=1 << 14)
+def experts_touched(experts: int, chosen: int, tokens: float) -> float:
+    """Experts of a layer that have work when T tokens choose k of E each.
+
+    Alike, they would be E (1 - (1 - k/E)^T). Popular ones are chosen more often: loads are spread evenly in their logarithm over
+    a factor R = 0.8 T, as in AIConfigurator's power law of 1.01, which leaves E / ln R [Ein(c R) - Ein(c)] of
+    E (1 - exp(-T k / E)), c = T k ln R / (E (R - 1)).
+    """
+    alike: float = experts * (1 - math.pow(1 - chosen / experts, tokens))
+    spread = scalar("expert_spread") * tokens
+    if spread <= 1.01:
+        return alike
+    least = tokens * chosen * math.log(spread) / (experts * (spread - 1))
+    popular = (_ein(least * spread) - _ein(least)) / math.log(spread)
+    return alike * popular / -math.expm1(-tokens * chosen / experts)
+
+
+def _ein(x: float) -> float:
+    """The integral of (1 - e^-t) / t from 0 to x: a series below 1; above, ln x + gamma + E1(x), Abramowitz & Stegun 5.1.56."""
+    if x < 1:
+        return x * (1 - x / 4 * (1 - 2 * x / 9 * (1 - 3 * x / 16 * (1 - 4 * x / 25))))
+    above = ((x + 8.5733287401) * x + 18.0590169730) * x + 8.6347608925
+    below = ((x + 9.5733223454) * x + 25.6329561486) * x + 21.0996530827
+    e1 = math.exp(-x) / x * (above * x + 0.2677737343) / (below * x + 3.9584969228) if x < 700 else 0.0
+    return math.log(x) + 0.5772156649 + e1
 
 
 @lru_cache(maxsize=4096)
@@ -230,16 +256,18 @@ def remote_groups(setup: Setup) -> float:
 
 
 def _dispatch_and_combine(setup: Setup, rows: float) -> Exchange:
-    """Two all-to-alls a layer: tokens to their experts in the weights' activation format, results back unquantised."""
+    """Tokens to their experts in the weights' activation format, results back unquantised, each layer: by two all-to-alls, or an
+    all-gather and a reduce-scatter."""
     groups = setup.sharding.attention_dp
     if groups == 1:
         return NOTHING
+    hidden, there_bytes, back_bytes = setup.model.hidden, setup.form.weights.activation_bytes, setup.form.plain.bytes
     if setup.engine.dispatch == "all_to_all" or setup.engine.dispatch == setup.gpu.link:
-        sent = rows * setup.model.hidden * remote_groups(setup)
-    else:
-        sent = rows * setup.model.hidden * groups  # every group's tokens go everywhere
-    there = all_to_all(setup.gpu, groups, sent * setup.form.weights.activation_bytes)
-    back = all_to_all(setup.gpu, groups, sent * setup.form.plain.bytes)
+        sent = rows * hidden * remote_groups(setup)
+        there, back = (all_to_all(setup.gpu, groups, sent * each) for each in (there_bytes, back_bytes))
+    else:  # every group's tokens go everywhere
+        sent = rows * hidden * groups
+        there, back = (all_gather(setup.gpu, groups, sent * each) for each in (there_bytes, back_bytes))
     return Exchange(there.latency + back.latency, there.transfer + back.transfer)
 
 

@@ -78,14 +78,15 @@ def read_row(row: Mapping[str, str], line: int) -> Measurement:
     gpu = find_gpu(row["gpu"])
     source = row["source"]
     engine = find_engine(_engine(source))
-    protocol = _protocol(row, model.name)
+    protocol = _protocol(row, model.name, gpu.name)
     if "memory_share" in protocol:
         engine = replace(engine, memory_share=protocol["memory_share"])
     gpus = int(_number(row["n_gpus"], "n_gpus"))
     sharding = _sharding(row, gpus, protocol)
     isl, osl = _number(row["isl"], "isl"), _number(row["osl"], "osl")
-    native = model.stored_as == "fp8-block" and row["precision"] == "fp8"
-    weights = model.stored_as if native else row["precision"]
+    # of a format with several variants, a row means the one that the model is published in
+    native = row["precision"] == {"fp8-block": "fp8", "mxfp4": "fp4"}.get(model.stored_as)
+    weights = protocol.get("precision") or (model.stored_as if native else row["precision"])
     form = precision(model, weights, _cache(engine.kv, weights))
     setup = Setup(model, sharding, Cluster(gpu, gpus), form, engine)
     family = re.split(r" [(\[]", source)[0]
@@ -94,11 +95,13 @@ def read_row(row: Mapping[str, str], line: int) -> Measurement:
     return Measurement(group, metric, _number(row["value"], "value"), setup, workload, line, row["model"], row["precision"])
 
 
-def _protocol(row: Mapping[str, str], model: str) -> dict[str, Any]:
+def _protocol(row: Mapping[str, str], model: str, gpu: str) -> dict[str, Any]:
     """What is published of how a source measured: everything in data/parameters.json whose conditions the row meets."""
     found: dict[str, Any] = {}
     for protocol in load("parameters")["protocols"].values():
         if isinstance(protocol, str) or protocol["match"] not in row["source"]:
+            continue
+        if gpu not in protocol.get("gpus", [gpu]):
             continue
         if model not in protocol.get("models", [model]) or row["isl"] != str(protocol.get("isl", row["isl"])):
             continue

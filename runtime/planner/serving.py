@@ -27,6 +27,7 @@ class Workload:
     wait_steps: float = 0.0  # that the engine holds a prompt back to fill its batch
     max_batch: float = float("inf")  # requests in a replica's step
     balanced: bool = False  # attention groups begin their prompts together
+    text: bool = True  # prompts come as text, and somebody tokenises them
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def _closed_loop(setup: Setup, workload: Workload, memory: Memory, wanted: float
     # requests that begin together and are the only ones see no other prompts once they decode
     others = 0.0 if workload.requests is not None and workload.requests <= active else max(0.0, 1 - 1 / cycle.n)
     tpot = cycle.decode + cycle.prompts * others
-    ttft = service + _queue(setup, workload, cycle) * setup.scale.queue
+    ttft = service + _queue(setup, workload, cycle) * setup.scale.queue + _intake(workload, active, cycle.round)
     residence = ttft + (workload.osl - 1) * tpot
     waiting = max(0.0, wanted - room)
     ttft += residence * waiting / active
@@ -194,6 +195,19 @@ def _queue(setup: Setup, workload: Workload, cycle: _Cycle) -> float:
     burst = each * (cycle.n if cycle.n <= together else (cycle.n + together) / 2)
     steady = cycle.decode / 2 + before
     return workload.burst * max(0.0, burst - each) + (1 - workload.burst) * steady + workload.wait_steps * cycle.decode
+
+
+def _intake(workload: Workload, requests: float, seconds: float) -> float:
+    """Tokenising a prompt, after those that came before it (M/D/1); a burst waits for half of itself.
+
+    Each of so many `requests` begins once in OSL rounds of so many `seconds`.
+    """
+    if not workload.text:
+        return 0.0
+    each = scalar("intake_us") * 1e-6 * workload.isl
+    busy = min(0.95, each * requests / (workload.osl * seconds))
+    steady = min(busy * each / 2 / (1 - busy), (requests - 1) / 2 * each) if requests > 1 else 0.0
+    return each + workload.burst * max(0.0, requests - 1) / 2 * each + (1 - workload.burst) * max(0.0, steady)
 
 
 def _open_loop(setup: Setup, workload: Workload, memory: Memory, room: float) -> Prediction:

@@ -92,7 +92,7 @@ def test_rare_and_empty_steps_teach_nothing(setup: Setup) -> None:
 
 def test_requests_are_judged_among_those_beside_them(setup: Setup) -> None:
     """Four at a time, each the whole time: a concurrency of four."""
-    load = Workload(100, 50, concurrency=4)
+    load = Workload(100, 50, concurrency=4, text=False)
     true = predict(setup, load)
     first, end = round(1e9 * true.ttft), round(1e9 * (true.ttft + 49 * true.tpot))
     requests = [RequestRecord("d", 1, str(i), 0, 0, 0, first, end, 100, 0, 50, "length") for i in range(4)]

@@ -22,7 +22,7 @@ from telemetry.snapshot import AxisView, DeploymentView, EngineView, MemoryView,
 
 GIB = 1 << 30
 MODEL = find_model("llama-3.1-8b")
-LOAD = Workload(1000, 200, concurrency=16)
+LOAD = Workload(1000, 200, concurrency=16, text=False)
 
 
 def prediction(scale: Scale, layout: dict[str, int]) -> Prediction:
@@ -99,7 +99,7 @@ def test_the_load_is_what_runs() -> None:
     """1,100 tokens of context, five prompt tokens for each of output: 1,000 in and 200 out."""
     engine = view(prediction(Scale(), {}), {}).engine
     found = load_of(engine, 16)
-    assert found == Workload(pytest.approx(1000), pytest.approx(200), concurrency=16)
+    assert found == Workload(pytest.approx(1000), pytest.approx(200), concurrency=16, text=False)
     assert load_of(msgspec.structs.replace(engine, running=0), 16) is None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.planner.collectives import all_reduce
-from runtime.planner.cost import Setup, Terms, Work, bytes_per_token, expert_imbalance, remote_groups, step
+from runtime.planner.cost import Setup, Terms, Work, bytes_per_token, expert_imbalance, experts_touched, remote_groups, step
 from runtime.planner.hardware import find_gpu, over_pcie
 from runtime.planner.names import load
 from runtime.planner.parameters import Scale
@@ -72,6 +73,29 @@ def test_experts_are_read_as_tokens_touch_them() -> None:
     assert 3 < many / one < 16
     assert expert_imbalance(8, 32) == 1
     assert expert_imbalance(8, 8192) == pytest.approx(1.6)
+
+
+@pytest.mark.parametrize(("experts", "chosen"), [(128, 4), (256, 8), (8, 2), (16, 1)])
+def test_popular_experts_are_touched_first(experts: int, chosen: int) -> None:
+    """Against the sum over experts whose loads are spread evenly in their logarithm."""
+    for tokens in (1, 2, 7, 32, 200, 3000, 60000):
+        spread = max(1.0, 0.8 * tokens)
+        popularity = [spread ** ((i + 0.5) / 1000) for i in range(1000)]
+        loads = [tokens * chosen * p / sum(popularity) * 1000 / experts for p in popularity]
+        expected = experts * sum(1 - math.exp(-load) for load in loads) / 1000
+        found = experts_touched(experts, chosen, tokens)
+        assert found == pytest.approx(expected, rel=0.02 if tokens > 2 * experts / chosen else 0.15)
+        assert chosen * 0.999 <= found <= experts * 1.001
+        assert found <= experts_touched(experts, chosen, tokens + 1)
+    assert experts_touched(experts, chosen, 1) == pytest.approx(chosen)
+
+
+def test_four_bits_without_their_tensor_cores_multiply_in_sixteen() -> None:
+    hopper, blackwell = (setup("llama-3.1-70b", gpu, "nvfp4") for gpu in ("h200", "b200"))
+    prompt = Work(0, 0, 4096, 2048)
+    wide = step(setup("llama-3.1-70b", "h200", "bf16"), prompt).whole
+    assert step(hopper, prompt).whole.compute == pytest.approx(wide.compute, rel=0.02)
+    assert step(blackwell, prompt).whole.compute < wide.compute / 3
 
 
 def test_each_factor_scales_its_own_term() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from asked import setup
 from hypothesis import given
@@ -71,6 +73,22 @@ def test_more_requests_than_the_cache_holds_wait_for_room() -> None:
     assert found.waiting > 100
     assert found.ttft > 10
     assert found.tpot == pytest.approx(served(8192, 1024, found.batch).tpot)
+
+
+def test_prompts_of_text_are_tokenised_one_after_another() -> None:
+    """3 us a token; a burst of n waits for half of itself. Token ids wait for nobody."""
+    s = setup("llama-3.1-70b", tp=8)
+    work = Workload(8000, 100, concurrency=1)
+    assert predict(s, work).ttft - predict(s, replace(work, text=False)).ttft == pytest.approx(8000 * 3e-6)
+    burst = Workload(8000, 100, concurrency=9, burst=1.0)
+    assert predict(s, burst).ttft - predict(s, replace(burst, text=False)).ttft == pytest.approx(5 * 8000 * 3e-6)
+
+
+def test_requests_that_begin_together_see_no_other_prompts() -> None:
+    s = setup("llama-3.1-70b", tp=8)
+    wave = predict(s, Workload(2000, 100, concurrency=8, requests=8))
+    assert wave.tpot == pytest.approx(wave.step.total)
+    assert predict(s, Workload(2000, 100, concurrency=8)).tpot > 1.1 * wave.tpot
 
 
 def test_a_rate_becomes_its_concurrency() -> None:

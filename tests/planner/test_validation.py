@@ -50,6 +50,14 @@ def test_tensorrt_tables(published: list[tuple[Measurement, float]]) -> None:
     assert found.spearman >= 0.98
 
 
+@pytest.mark.parametrize("version", ["v0.17", "v1.0"])
+@pytest.mark.parametrize("moe", [False, True])
+def test_each_of_them(published: list[tuple[Measurement, float]], version: str, moe: bool) -> None:
+    found = scored(published, "tokens_s", f"TensorRT-LLM {version}", moe=moe)
+    assert found.mape <= 0.20
+    assert found.spearman >= 0.95
+
+
 def test_the_chosen_layout_loses_little(published: list[tuple[Measurement, float]]) -> None:
     for regret in regrets([row for row, _ in published], [value for _, value in published]):
         assert regret.mean <= 0.02, regret
@@ -57,20 +65,38 @@ def test_the_chosen_layout_loses_little(published: list[tuple[Measurement, float
 
 def test_dense_tpot_and_ttft(published: list[tuple[Measurement, float]]) -> None:
     assert scored(published, "tpot_ms", "InferenceX / NVIDIA", moe=False).mape <= 0.10
-    assert scored(published, "ttft_ms", "InferenceX / NVIDIA", moe=False).mape <= 0.20
+    assert scored(published, "ttft_ms", "InferenceX / NVIDIA", moe=False).mape <= 0.15
 
 
 def test_mixture_tpot(published: list[tuple[Measurement, float]]) -> None:
     assert scored(published, "tpot_ms", "InferenceX / NVIDIA", moe=True).mape <= 0.22
 
 
-def test_seeds_and_mlperf_offline(published: list[tuple[Measurement, float]]) -> None:
-    """The goal of 12 % is missed by the mean (13 %) and met by the median: one row says fp8 and was run in FP4."""
-    rows = [(v, r.value) for r, v in published if r.group.startswith("seed") or "Offline" in r.group]
-    assert len(rows) == 17
-    found = score("", "tokens_s", rows)
-    assert found.mape <= 0.15
-    assert found.median <= 0.12
+def test_mixtures_by_engine(published: list[tuple[Measurement, float]]) -> None:
+    """Rows of vLLM, whose serving nothing unsaid changed, and of another source. TensorRT-LLM's DeepSeek rows drafted tokens ahead
+    now and then, and do not say when."""
+    for model in ("gpt-oss-120b", "minimax-m2.5"):
+        rows = [(v, r.value) for r, v in published if r.metric == "tpot_ms" and r.model.lower() == model]
+        assert len(rows) >= 46
+        assert score("", "", rows).mape <= 0.15, model
+    assert scored(published, "tpot_ms", "InferenceX issue 828").mape <= 0.12
+    assert scored(published, "tokens_s_gpu", "InferenceX issue 828").mape <= 0.08
+
+
+def test_mixture_ttft_misses_its_goal(published: list[tuple[Measurement, float]]) -> None:
+    """30 % is the goal. SGLang's rows wait seconds for what takes others tenths; without them it is nearer."""
+    rows = [
+        (v, r.value) for r, v in published if r.metric == "ttft_ms" and r.setup.model.experts and r.setup.engine.name != "sglang"
+    ]
+    assert score("", "", rows).mape <= 0.40
+
+
+def test_seeds_and_mlperf(published: list[tuple[Measurement, float]]) -> None:
+    offline = [(v, r.value) for r, v in published if r.group.startswith("seed") or "Offline" in r.group]
+    server = [(v, r.value) for r, v in published if "MLPerf" in r.group and "Server" in r.group]
+    assert (len(offline), len(server)) == (17, 3)
+    assert score("", "tokens_s", offline).mape <= 0.12
+    assert score("", "tokens_s", server).mape <= 0.12
 
 
 def test_order_of_aiconfigurators_grid() -> None:
@@ -133,6 +159,23 @@ def test_rows_that_cannot_be_predicted_say_why(change: dict[str, str], words: st
     rows, skipped = read_rows([ROW, ROW | change])
     assert len(rows) == 1
     assert words in skipped[3]
+
+
+def test_formats_are_those_of_the_published_checkpoints() -> None:
+    """gpt-oss is published in MXFP4, DeepSeek in FP8 by blocks; NVIDIA's Blackwell preview in MLPerf 4.1 ran in FP4."""
+    fp4, fp8 = {"precision": "fp4"}, {"precision": "fp8"}
+    mlperf = {"source": "MLPerf Inference v4.1 closed NVIDIA Offline", "model": "Llama-2-70B", "gpu": "B200-SXM-180GB"}
+    rows, skipped = read_rows(
+        [
+            ROW | {"model": "gpt-oss-120b"} | fp4,
+            ROW | {"model": "DeepSeek-R1"} | fp8,
+            ROW | fp4,
+            ROW | mlperf,
+            ROW | mlperf | {"gpu": "H200"},
+        ]
+    )
+    assert not skipped
+    assert [row.setup.form.weights.name for row in rows] == ["mxfp4", "fp8-block", "nvfp4", "nvfp4", "fp8"]
 
 
 def test_a_users_file(tmp_path: Path) -> None:
