@@ -73,8 +73,7 @@ def test_mixture_tpot(published: list[tuple[Measurement, float]]) -> None:
 
 
 def test_mixtures_by_engine(published: list[tuple[Measurement, float]]) -> None:
-    """Rows of vLLM, whose serving nothing unsaid changed, and of another source. TensorRT-LLM's DeepSeek rows drafted tokens ahead
-    now and then, and do not say when."""
+    """And rows of another source. TensorRT-LLM's DeepSeek rows drafted tokens ahead now and then, and do not say when."""
     for model in ("gpt-oss-120b", "minimax-m2.5"):
         rows = [(v, r.value) for r, v in published if r.metric == "tpot_ms" and r.model.lower() == model]
         assert len(rows) >= 46
