@@ -139,8 +139,8 @@ DEPLOY = (
 )
 
 PLAN = (
-    Key("tab", "tab", "screen.move(1)", "next field", "mark the next field of the question", 2),
-    Key("shift+tab", "⇧tab", "screen.move(-1)", "previous field", "mark the previous one", None),
+    Key("left_square_bracket", "[", "screen.move(-1)", "previous field", "mark the previous field of the question", None),
+    Key("right_square_bracket", "[ ]", "screen.move(1)", "field", "mark the next field of the question", 2),
     Key("left", "left", "screen.turn(-1)", "less", "the marked field's value before: half as much, the previous choice", None),
     Key("right", "← →", "screen.turn(1)", "value", "the marked field's next value: twice as much, the next choice", 1),
     Key("e", "e", "screen.type", "type", "type the marked field's value; enter keeps it, esc forgets it", 2),

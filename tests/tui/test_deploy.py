@@ -2,13 +2,14 @@
 
 import json
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from driving import dashboard, reached, redrawn, settled
 from fake_machine import GIB, cpu, gpus, here
 from scenes import FEED, STEADY, alone, scene
-from terminal import shown
+from terminal import check_golden, shown
 
 from runtime.checkpoint.config import read_shape
 from runtime.control import Changed, Outcome, PhaseTime, Progress
@@ -544,6 +545,43 @@ async def test_a_fault_of_the_judge_does_not_end_the_dashboard(monkeypatch, tmp_
         monkeypatch.setattr(Judge, "_model", lambda *_: 1 / 0)
         await pilot.press("right")
         assert "ZeroDivisionError" in await page(app, pilot)
+
+
+SIZES = ((80, 24), (120, 40), (200, 60))
+MODEL = "/models/small-1b"  # the same in every golden, wherever the checkpoint lies
+
+
+def golden_desk(judge, small, **values):
+    found = judge.judge(asked(small, **values))
+    wrong = {name: words.replace(str(small), MODEL) for name, words in found.wrong.items()}
+    spec = {**found.spec, "model": MODEL} if found.spec else None
+    return Desk(Form(NEW, as_text(DEFAULTS)).put(model=MODEL, **values), "", "qwen3-30b", replace(found, wrong=wrong, spec=spec))
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_goldens(judge, small, size):
+    under_way = Course("reconfigure", "qwen3-30b", "tp 2 -> 4")
+    for news in (progress("drain", 23_000), progress("stop", 23_040), progress("spawn", 23_240)):
+        under_way = under_way.told(news)
+    under_way = under_way.told(progress("load", 23_300, 0.25, loaded=1 << 30, to_load=4 << 30))
+    back = "rolling back to tp2pp2: rank 1 was ended by SIGKILL"
+    over = under_way.told(progress("stop", 24_000, reason=back)).told(progress("load", 24_100, 0.5, reason=back))
+    cause = "rank 1 was ended by SIGKILL"
+    phases = [PhaseTime("drain", 0.04), PhaseTime("stop", 0.26), PhaseTime("load", 0.7), PhaseTime("stop", 0.1, True)]
+    layout = {"dp": 1, "pp": 2, "ep": 1, "tp": 2}
+    over = over.how(Changed("qwen3-30b", Outcome.ROLLED_BACK, layout, {}, phases, 1.1, cause)).ended(cause)
+    fine = golden_desk(judge, small, tp="2")
+    for name, each in {
+        "refused": golden_desk(judge, small, tp="3"),
+        "under-way": replace(fine, course=under_way),
+        "rolled-back": replace(fine, course=over),
+        "typing": replace(fine, found=("/models/a", "/models/b", "/models/folder/"), choice=1),
+    }.items():
+        frame = deploy(each, scene(), FEED, Options(), KEYS, size[0] - 1, size[1])
+        lines = [text(line).rstrip() for line in (*frame.head, *frame.body, *frame.panels, *frame.foot)]
+        check_golden(f"deploy-{name}-{size[0]}x{size[1]}", lines)
+    question = [text(line).rstrip() for line in confirmation(fine, scene(), min(71, size[0] - 5))]
+    check_golden(f"deploy-confirm-{size[0]}x{size[1]}", question)
 
 
 def test_a_judgement_without_a_spec_changes_nothing():

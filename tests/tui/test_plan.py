@@ -209,13 +209,13 @@ async def test_every_key_plans_again():
         seen = await page(app, pilot)
         assert "10 layouts, 10 run" in seen
         assert "uncalibrated" in seen
-        await pilot.press("tab", "tab", "right")
+        await pilot.press("]", "]", "right")
         seen = await page(app, pilot)
         assert "gpus ‹8›" in seen
         assert "20 layouts" in seen
         await pilot.press("left", "left", "left")
         assert "gpus ‹1›" in await page(app, pilot)
-        await pilot.press("shift+tab", "shift+tab", "e", "ctrl+u", *"llama-3.1-8", "enter")
+        await pilot.press("[", "[", "e", "ctrl+u", *"llama-3.1-8", "enter")
         assert "no layout" not in await page(app, pilot)
         assert app.screen.form.values["model"] == "llama-3.1-8"
         assert "near by: llama-3.1-8b" in await page(app, pilot)
