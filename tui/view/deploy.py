@@ -136,9 +136,8 @@ def fit_lines(found: Fit, units: str, columns: int) -> list[Line]:
         lines.append(crop(tuple(parts), columns))
     lines += [line(part, "dim") for part in wrapped(found.device, columns, 2)]
     groups = f" in {found.groups} groups" if found.groups > 1 else ""
-    cache = (
-        f"KV {whole(found.groups * found.tokens)} tokens{groups} = {whole(found.sequences)} sequences of {whole(found.length)}"
-    )
+    held = f"{whole(found.sequences)} sequence{'' if found.sequences == 1 else 's'} of {whole(found.length)}"
+    cache = f"KV {whole(found.groups * found.tokens)} tokens{groups} = {held}"
     lines += [line(part, "bold") for part in wrapped(cache, columns, 2)]
     return lines
 
