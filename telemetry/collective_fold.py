@@ -115,6 +115,8 @@ class CollectiveFold:
         """Take a record of a rank that the layout has."""
         if len(record.axis) > MAX_NAME or len(record.op) > MAX_NAME or not 0 <= record.size_class <= MAX_SIZE_CLASS:
             return
+        if record.members < 1:
+            return
         since, until = self._told.get(record.rank, (record.start_ns, record.end_ns))
         self._told[record.rank] = min(since, record.start_ns), max(until, record.end_ns)
         kind = self._kind((record.axis, record.op, record.size_class), record.members)
@@ -165,7 +167,9 @@ class CollectiveFold:
         """Become what `state` was taken of. Raises ValueError when it can be of no collectives."""
         self._told = dict(state.told)
         for told in state.kinds[:MAX_KINDS]:
-            if any(len(sums) != 4 for second in told.seconds.values() for sums in second.ranks.values()):
+            ranks = [each for second in told.seconds.values() for each in second.ranks.items()]
+            known = told.members >= 1 and 0 <= told.size_class <= MAX_SIZE_CLASS
+            if not known or any(len(sums) != 4 or rank not in state.told for rank, sums in ranks):
                 raise ValueError("sums of something else than collectives")
             kind = self._kind((told.axis, told.op, told.size_class), told.members)
             kind.seconds.restore(told.newest, {second: row.copy() for second, row in told.seconds.items()})
