@@ -587,3 +587,12 @@ def test_goldens(judge, small, size):
 def test_a_judgement_without_a_spec_changes_nothing():
     assert Judgement().changes == {}
     assert Judgement().ranks == 0
+
+
+def test_phases_that_are_over_are_never_cut():
+    phases = [PhaseTime(name, 0.2) for name in ("drain", "stop", "load", "warm-up", "replay")]
+    course = Course("reconfigure", "t").how(Changed("t", Outcome.CHANGED, {"tp": 1}, {}, phases, 1.0)).ended()
+    for columns in (30, 60, 79):
+        lines = [text(each) for each in course_lines(course, 0, "GiB", columns, 20)]
+        assert all(len(each) <= columns for each in lines)
+        assert all(f"✓ {each.phase} 0.2 s" in "\n".join(lines) for each in phases)

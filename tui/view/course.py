@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from runtime.control import ROLLING_BACK, Changed, Outcome, PhaseTime, Progress
 from telemetry.snapshot import DeploymentView
 from tui.view.figures import age, percent, size
-from tui.view.line import BLANK, Line, Part, Span, clean, crop, joined, keep, line, rule
+from tui.view.line import BLANK, Line, Part, Span, clean, crop, joined, line, rule, width
 from tui.view.wrap import wrapped
 
 START = ("spawn", "connect", "load", "kv", "warm-up", "replay")
@@ -116,8 +116,22 @@ def _phases(course: Course, now_ns: int, units: str, columns: int) -> list[Line]
             parts += [Part(9, line(f"· {name}", "dim")) for name in _to_come(course, ends, present)]
         if parts:
             lead = line(" back: ", "warn") if rollback else line(" ")
-            lines.append(crop((*lead, *keep(parts, columns - 8)), columns))
+            lines += _flowing(lead, parts, columns)
     return lines
+
+
+def _flowing(lead: Line, parts: Sequence[Part], columns: int) -> list[Line]:
+    """One after another over as many lines as they need; those to come stay out where the line is full."""
+    lines, spans = [], lead
+    for part in parts:
+        full = width(spans) + 2 + width(part.line) > columns and len(spans) > len(lead)
+        if full and part.drop:
+            break
+        if full:
+            lines.append(spans)
+            spans = lead if not lead[0].text.strip() else line(" " * width(lead))
+        spans = (*spans, *(line("  ") if len(spans) > 1 else ()), *part.line)
+    return [crop(each, columns) for each in (*lines, spans)]
 
 
 def _to_come(course: Course, ends: Sequence[PhaseTime], here: str) -> tuple[str, ...]:

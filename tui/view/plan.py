@@ -136,7 +136,7 @@ def _title(table: Table, found: Sequence[Row], columns: int) -> Line:
     known, request = planned.plan.request.calibration, planned.plan.request
     state = f"calibrated on {known.machine}" if known.calibrated else "uncalibrated"
     runs = sum(each.point is not None for each in found)
-    left = f"{len(found)} layouts, {runs} run, by {table.sort}"
+    left = f"{len(found)} layout{'' if len(found) == 1 else 's'}, {runs} run, by {table.sort}"
     right = f"{'planning ... ' if table.newer else ''}{state} +-{known.band('tpot_ms'):.0%}"
     gpus = f"{request.cluster.gpus} x {request.cluster.gpu.name}"
     return rule((Span(left, "title"), Span(f"  {gpus}", "dim")), line(right, "dim"), columns)
