@@ -33,7 +33,7 @@ _DENIALS = (
     zmq.Event.HANDSHAKE_FAILED_NO_DETAIL | zmq.Event.HANDSHAKE_FAILED_PROTOCOL | zmq.Event.HANDSHAKE_FAILED_AUTH
 )  # fmt: skip
 SNAPSHOT_AGE_NS = 20_000_000  # a snapshot this young answers the next request too, so asking often costs little
-SNAPSHOT_SHARE = 4  # and one this many times as young as it took to make: of thousands of ranks, they take a fifth of the time
+SNAPSHOT_SHARE = 2  # so does one younger than so many times what it took to make: they never take more than a third of the time
 
 log = logging.getLogger(__name__)
 
