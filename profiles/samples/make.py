@@ -1,6 +1,6 @@
 """Makes the sample recordings: real deployments of checkpoints made here, on this machine's CPU, under the load of a few clients.
 
-tp4: one rank is given the lowest priority, so that the others wait for it. pp4: one micro-batch for four stages. ep4: two experts
+tp4: one rank's forward passes take longer, so that the others wait for it. pp4: one micro-batch for four stages. ep4: two experts
 of one member get every token first.
 
 python profiles/samples/make.py [--out DIR] [tp4 pp4 ep4]
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +27,13 @@ import numpy
 from safetensors.numpy import load_file, save_file
 
 from runtime.background import DaemonProcess
+from runtime.rank.board import Board
+from runtime.rank.faults import Fault
 from runtime.spec import DeploymentSpec
+from telemetry.snapshot import RankView
 
 WARM_UP_S = 3.0
+SLOW_S = 0.04  # by how much
 HOT = (0, 1)  # experts on the first rank of ep 4
 _WORDS = "the rank that waits for another one is not slow it is early"
 
@@ -41,12 +45,12 @@ class Sample:
     seconds: float
     clients: int
     hot: bool = False
-    slowed: int | None = None  # a rank that gets the processor only when no other wants it
+    slow: int | None = None  # a rank whose forward passes take longer
     prompt: str = field(default=" ".join([_WORDS] * 4))
 
 
 SAMPLES = {
-    "tp4": Sample("llama3", {"tp": 4}, seconds=15, clients=4, slowed=2),
+    "tp4": Sample("llama3", {"tp": 4}, seconds=15, clients=4, slow=2),
     "pp4": Sample("llama3", {"pp": 4, "micro_batches": 1}, seconds=15, clients=4),
     "ep4": Sample("mixtral", {"ep": 4}, seconds=20, clients=8, hot=True),
 }
@@ -77,14 +81,22 @@ def make(name: str, sample: Sample, directory: Path, out: Path) -> None:
     with DaemonProcess(directory / "run", "127.0.0.1:0") as daemon, daemon.client() as client:
         for _ in client.deploy(spec):
             pass
-        if sample.slowed is not None:
-            os.setpriority(os.PRIO_PROCESS, client.snapshot().deployments[0].ranks[sample.slowed].info.pid, 19)
+        if sample.slow is not None:
+            slow(client.snapshot().deployments[0].ranks, sample.slow)
         with load(client.status()[0].http, name, sample):
             threading.Event().wait(WARM_UP_S)
             for _ in client.record(name, directory / "sample.mcap", sample.seconds):
                 pass
     shutil.move(directory / "sample.mcap", out)
     out.chmod(0o644)  # a recording is its owner's alone; this one is for everybody
+
+
+def slow(ranks: Sequence[RankView], number: int) -> None:
+    """Have a rank sleep in every forward pass, by the board that the ranks inherited: as a throttled device does."""
+    directory = Path(f"/proc/{ranks[number].info.pid}/fd")
+    board = next(fd for fd in directory.iterdir() if "shardscope-board" in os.readlink(fd))
+    status = Board(os.open(board, os.O_RDWR), len(ranks)).ranks[number]
+    status.fault_arg, status.fault = round(1e6 * SLOW_S), Fault.SLOW_FORWARD
 
 
 def heat(model: Path) -> None:
