@@ -15,7 +15,6 @@ from runtime.layout import Layout, broken_rules, nearest_layouts, possible_layou
 from runtime.spec import DeploymentSpec
 from telemetry.cgroup import Cgroup
 
-
 MAX_RANKS = 1024
 
 

@@ -9,7 +9,6 @@ from runtime.layout import Layout
 from tui.app import Dashboard
 from tui.demo import DemoSource
 
-
 JUDGING = ("judge", "plan", "completions", "specs", "remember", "compare")  # groups of workers
 
 
