@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from handmade import found
+from measured import found
 
 from runtime.calibrate import assemble
 from runtime.calibrate.worlds import World, worlds
@@ -96,12 +96,6 @@ def test_more_rows_never_take_less() -> None:
     ranks[Layout()][0]["products"]["bf16"] = [[1.0, 3e-10], [8.0, 1e-10], [256.0, 5e-9]]
     points = assemble.rates(ranks, 2, 0, 0, 0)["ranks"]["1"]["together"]["products_ps"]["bf16"]
     assert [y for _, y in points] == [pytest.approx(100), pytest.approx(100), pytest.approx(5000)]
-
-
-def test_what_others_took_is_told() -> None:
-    ranks = found()
-    ranks[Layout(tp=2)][1]["taken"] = 0.3
-    assert assemble.taken(ranks) == 0.3
 
 
 def test_a_machine_without_crowd_or_second_rank() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from handmade import found
+from measured import found
 
 from runtime.calibrate import assemble
 from runtime.calibrate.recorded import fit_runs

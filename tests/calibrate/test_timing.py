@@ -27,7 +27,6 @@ def test_slices_in_which_we_had_the_core_count() -> None:
 
     watch = Stopwatch(0.5)
     assert watch.seconds(work) < 0.03
-    assert 0.5 < watch.taken < 1
 
 
 def test_when_time_is_up_one_look_must_do() -> None:
