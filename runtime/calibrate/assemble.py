@@ -48,12 +48,6 @@ def device(found: Found, memory: int, cores: int) -> dict[str, Any]:
     }
 
 
-def taken(found: Found) -> float:
-    """The largest share of its time that a rank asked for and did not get, because others had its core."""
-    shares = [float(rank["taken"]) for layout, ranks in found.items() for rank in ranks if "products" in rank]
-    return max(shares, default=0.0)
-
-
 def _parts(found: Found, count: int) -> dict[str, Any]:
     together = [rank for rank in found[Layout(tp=count)] if "products" in rank]
     parts = {"together": _part(together)}

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from runtime.calibrate.whole import Run
 from runtime.planner.calibration import Calibration, errors_of
 from runtime.planner.cost import Setup
-from runtime.planner.hardware import Cluster
-from runtime.planner.memory import precision
+from runtime.planner.hardware import Cluster, Gpu
+from runtime.planner.memory import Precision
 from runtime.planner.models import Model
-from runtime.planner.parameters import find_engine
+from runtime.planner.parameters import Scale, find_engine
 from runtime.planner.serving import Workload, predict
 from runtime.planner.sharding import Sharding
 
@@ -30,12 +30,10 @@ class Checked:
         return self.tpot / self.run.tpot - 1, self.ttft / self.run.ttft - 1
 
 
-def predicted(run: Run, model: Model, calibration: Calibration, dtype: str, isl: int, osl: int) -> Checked:
+def predicted(run: Run, model: Model, device: Gpu, form: Precision, scale: Scale, isl: int, osl: int) -> Checked:
     """The prediction for requests that all begin at once and are the only ones."""
-    assert calibration.device is not None
     sharding = Sharding.of(run.layout)
-    cluster = Cluster(calibration.device, sharding.ranks)
-    setup = Setup(model, sharding, cluster, precision(model, dtype, "plain"), find_engine("shardscope"), calibration.scale)
+    setup = Setup(model, sharding, Cluster(device, sharding.ranks), form, find_engine("shardscope"), scale)
     found = predict(setup, Workload(isl, osl, run.concurrency, requests=run.concurrency, burst=1.0, text=False))
     return Checked(run, found.ttft, found.tpot)
 

@@ -11,12 +11,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from runtime.calibrate import assemble, check, whole, worlds
+from runtime.calibrate.others import Others
 from runtime.daemon.settle import Machine
 from runtime.layout import Layout
 from runtime.planner.calibration import Calibration, load, save
 from runtime.planner.hardware import find_gpu
 from runtime.planner.local import CPU, calibration_path, local_gpu
+from runtime.planner.memory import precision
 from runtime.planner.models import find_model
 from runtime.planner.parameters import scalar
 from runtime.rank.nursery import Zygote
@@ -24,7 +28,7 @@ from telemetry.cgroup import Cgroup
 
 PARTS = 0.5  # of the time, for the parts; the rest is for whole steps and the check
 MOST_WINDOW_S = 0.25
-DISTURBED = 0.1  # share of a core that others took, from which on it is said
+DISTURBED = 0.1  # share of the cores that others had, from which on it is said
 
 
 class NothingToMeasure(ValueError):
@@ -42,7 +46,7 @@ def measure_machine(device: str, seconds: float, out: Path | None, tell: Callabl
     path = out or calibration_path(name)
     start = time.monotonic()
     with Zygote(worlds.RANK_MODULE) as measuring:
-        found = _parts(device, cores or machine.gpus, seconds * PARTS, measuring, tell)
+        found, taken = _parts(device, cores or machine.gpus, seconds * PARTS, measuring, tell)
     with tempfile.TemporaryDirectory(prefix="shardscope-calibrate-") as scratch, Zygote() as serving:
         tell("what the engine adds to a step")
         tiny = whole.make_checkpoint(Path(scratch) / "tiny", "tiny")
@@ -52,7 +56,7 @@ def measure_machine(device: str, seconds: float, out: Path | None, tell: Callabl
         process = scalar("cpu_process_gib") * 2**30
         entry = assemble.device(found, Cgroup().memory_available(), cores) if device == "cpu" else _catalogued(name, found)
         measured = {
-            **_about(device, found),
+            **_about(taken),
             "device": entry,
             "rates": assemble.rates(found, cores, step_s, turn_s, process),
         }
@@ -61,23 +65,34 @@ def measure_machine(device: str, seconds: float, out: Path | None, tell: Callabl
         rest = seconds - (time.monotonic() - start)
         checked = _check(Path(scratch), path, device, cores or machine.gpus, rest, serving, tell)
     save(check.with_errors(calibration, checked), path, **measured)
-    _report(checked, assemble.taken(found), time.monotonic() - start, tell)
+    _report(checked, taken, time.monotonic() - start, tell)
     return path
 
 
 def _parts(
     device: str, devices: int, seconds: float, zygote: Zygote, tell: Callable[[str], None]
-) -> dict[Layout, list[dict[str, Any]]]:
+) -> tuple[dict[Layout, list[dict[str, Any]]], float]:
+    """What was found under each layout, and the largest share of the cores that others had meanwhile.
+
+    A layout that others disturbed is measured again while there is time, and the calmer try is taken.
+    """
     todo = worlds.worlds(devices, device == "cpu")
     weights = [50 if "parts" in world.measure else 12 for world in todo]  # pieces of work
-    window_s = min(MOST_WINDOW_S, 0.6 * seconds / sum(weights))
-    found = {}
-    until = time.perf_counter()
+    window_s = min(MOST_WINDOW_S, 0.3 * seconds / sum(weights))
+    found: dict[Layout, tuple[float, list[dict[str, Any]]]] = {}
+    start = time.perf_counter()
+    used = 0
     for number, (world, weight) in enumerate(zip(todo, weights, strict=True), start=1):
-        until = max(until, time.perf_counter()) + seconds * weight / sum(weights)
         tell(f"{number}/{len(todo)} {world.layout}: {', '.join(word.replace('_', ' ') for word in world.measure)}")
-        found[world.layout] = worlds.measure(world, device, window_s, until, zygote)
-    return found
+        used += weight
+        until = start + seconds * used / sum(weights)
+        while world.layout not in found or (found[world.layout][0] > DISTURBED and time.perf_counter() < until):
+            others = Others()
+            ranks = worlds.measure(world, device, window_s, until, zygote)
+            share = others.cores / (psutil.cpu_count() or 1)
+            if world.layout not in found or share < found[world.layout][0]:
+                found[world.layout] = share, ranks
+    return {layout: ranks for layout, (_, ranks) in found.items()}, max(share for share, _ in found.values())
 
 
 def _check(
@@ -85,7 +100,10 @@ def _check(
 ) -> list[check.Checked]:
     """Real runs of a model that was not used for measuring, under the layouts that have a core or device a rank."""
     model = whole.make_checkpoint(scratch / "check", "demo", **whole.CHECK)
-    shape, calibration = find_model(str(model)), load(path)
+    shape, known = find_model(str(model)), load(path)
+    if known.device is None:
+        return []
+    form = precision(shape, "bf16", "plain")
     layouts = [Layout()] + [Layout(tp=2), Layout(pp=2)] * (devices > 1)
     found: list[check.Checked] = []
     end = time.monotonic() + seconds
@@ -95,7 +113,7 @@ def _check(
         tell(f"check: a model of {shape.parameters / 1e6:.0f} million parameters under {layout}")
         with whole.served(model, layout, device, zygote) as llm:
             for run in whole.runs(llm, (1, 8)):
-                found.append(check.predicted(run, shape, calibration, "bf16", whole.ISL, whole.OSL))
+                found.append(check.predicted(run, shape, known.device, form, known.scale, whole.ISL, whole.OSL))
     return found
 
 
@@ -106,9 +124,8 @@ def _report(checked: list[check.Checked], taken: float, seconds: float, tell: Ca
             f"  {each.run.layout!s:>6} x{each.run.concurrency}: TPOT {each.run.tpot * 1e3:6.1f} ms, predicted {tpot:+.0%}; "
             f"TTFT {each.run.ttft * 1e3:6.0f} ms, predicted {ttft:+.0%}"
         )
-    disturbed = (
-        f"; others took up to {taken:.0%} of a core meanwhile: measure again when it is quiet" if taken > DISTURBED else ""
-    )
+    words = f"; others had up to {taken:.0%} of the cores meanwhile: measure again when it is quiet"
+    disturbed = words if taken > DISTURBED else ""
     tell(f"measured in {seconds:.0f} s{disturbed}")
 
 
@@ -138,13 +155,13 @@ def _catalogued(name: str, found: assemble.Found) -> dict[str, Any]:
     }
 
 
-def _about(device: str, found: assemble.Found) -> dict[str, Any]:
+def _about(taken: float) -> dict[str, Any]:
     """Where and with what it was measured."""
     versions = {name: metadata.version(name) for name in ("torch", "shardscope")}
     return {
         "host": socket.gethostname(),
         "versions": {"python": platform.python_version(), **versions},
-        "taken_by_others": round(assemble.taken(found), 3),
+        "taken_by_others": round(taken, 3),
     }
 
 

@@ -66,7 +66,7 @@ def _measure(order: Order, config: RankConfig, mesh: Mesh, status: RankStatus) -
         chain = exchanges.Chain(mesh.tp, dtype, device, order.window_s)
         found["laps_together"] = chain.laps(partial(mesh.tp.all_reduce, chain.buffer(exchanges.SIZES[0])))
     settle()
-    return found | {"taken": watch.taken}
+    return found
 
 
 def _wake(mesh: Mesh, device: torch.device) -> None:

@@ -14,17 +14,10 @@ FEWEST = 4  # slices
 class Stopwatch:
     """`window_s`: how long to look at each piece of work; once the clock is past `until`, one look must do. `settle` returns once
     the device has done what it was given.
-
-    `taken` sums, over all that was timed, the share of a core that this process asked for and did not get.
     """
 
     def __init__(self, window_s: float, settle: Callable[[], None] = lambda: None, until: float = float("inf")) -> None:
         self._window_s, self._settle, self._until = window_s, settle, until
-        self._asked = self._missed = 0.0
-
-    @property
-    def taken(self) -> float:
-        return self._missed / self._asked if self._asked else 0.0
 
     def seconds(self, work: Callable[[], object]) -> float:
         """Of one call, after a warm-up: mean within a slice of milliseconds, median over the half of the slices in which this
@@ -41,8 +34,6 @@ class Stopwatch:
             self._settle()
             wall = _clock() - start
             share = (_used() - used) / wall
-            self._asked += wall
-            self._missed += max(0.0, 1 - share) * wall
             slices.append((share, wall / calls))
-        slices.sort(reverse=True)
+        slices.sort(key=lambda each: -each[0])
         return statistics.median(each for _, each in slices[: max(1, len(slices) // 2)])

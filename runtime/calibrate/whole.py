@@ -68,14 +68,14 @@ def run(llm: LLM, concurrency: int, isl: int = ISL, osl: int = OSL) -> Run:
     return Run(llm.spec.layout, concurrency, statistics.mean(first for first, _ in times), tpot)
 
 
-def runs(llm: LLM, concurrencies: Sequence[int], rounds: int = 3) -> list[Run]:
+def runs(llm: LLM, concurrencies: Sequence[int], rounds: int = 3, isl: int = ISL, osl: int = OSL) -> list[Run]:
     """The middle one of some rounds for each, after one that counts for nothing. The rounds take turns."""
     found: dict[int, list[Run]] = {count: [] for count in concurrencies}
     for count in concurrencies:
-        run(llm, count, osl=4)
+        run(llm, count, isl, 4)
     for _ in range(rounds):
         for count in concurrencies:
-            found[count].append(run(llm, count))
+            found[count].append(run(llm, count, isl, osl))
     return [sorted(each, key=lambda one: one.tpot)[len(each) // 2] for each in found.values()]
 
 

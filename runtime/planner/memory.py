@@ -207,7 +207,8 @@ def smallest_change(
         for axis in ("tp", "pp"):
             if sharding.dp % factor == 0:
                 wider = replace(sharding, **{axis: getattr(sharding, axis) * factor, "dp": sharding.dp // factor})
-                wider = replace(wider, ep=wider.stage_ranks) if sharding.ep == sharding.stage_ranks > 1 else wider
+                if sharding.ep == sharding.stage_ranks > 1 and engine.name != "shardscope":  # ours spreads over its ep axis alone
+                    wider = replace(wider, ep=wider.stage_ranks)
                 if fits(wider, now, kv):
                     return f"{wider} on the same {cluster.gpus} GPUs"
     for smaller in ("fp8", "int4"):
