@@ -10,7 +10,7 @@ import asyncio
 import random
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,14 +58,15 @@ class Pose:
     keys: tuple[str, ...] = ()
     before: float = 4.0
     after: float = 1.0
+    alone: bool = False  # while the clients rest
 
 
 POSES = {  # of screens that show more after a key
     "pipeline": Pose(keys=("space", "minus", "left_square_bracket")),
     "experts": Pose(MOE, ("n",)),
     "deploy": Pose(keys=("right", "down", "left"), after=3.0),
-    "stress": Pose(keys=("x", "y"), after=25.0),
-    "profiles": Pose(keys=("space", "down", "space", "v"), after=15.0),
+    "stress": Pose(keys=("down", "left", "x"), before=10.0, after=24.0, alone=True),
+    "profiles": Pose(keys=("end", "space", "up", "space", "v"), after=15.0),
 }
 
 
@@ -79,53 +80,56 @@ def main() -> None:
     for stage in (DENSE, MOE):
         mine = {name: pose for name in given.names if (pose := POSES.get(name, Pose())).stage is stage}
         if mine:
-            with tempfile.TemporaryDirectory(prefix="shardscope-") as directory, world(stage, Path(directory)) as run_dir:
-                asyncio.run(draw(run_dir, mine, given.seconds, given.out))
+            with tempfile.TemporaryDirectory(prefix="shardscope-") as directory, world(stage, Path(directory)) as (run_dir, rest):
+                asyncio.run(draw(run_dir, rest, mine, given.seconds, given.out))
 
 
 @contextmanager
-def world(stage: Stage, directory: Path) -> Iterator[Path]:
-    """The run directory of a daemon with that deployment under load."""
+def world(stage: Stage, directory: Path) -> Iterator[tuple[Path, threading.Event]]:
+    """The run directory of a daemon with that deployment under load, and what lets the clients rest."""
     model = directory / stage.name
     write_checkpoint(model, stage.family, "demo", **stage.config)
     spec = DeploymentSpec.model_validate({"model": model, "name": stage.name, **LIMITS, **stage.layout})
     with DaemonProcess(directory / "run", "127.0.0.1:0") as daemon, daemon.client() as client:
         for _ in client.deploy(spec):
             pass
-        with load(client.status()[0].http, stage):
-            yield daemon.run_dir.path
+        with load(client.status()[0].http, stage) as rest:
+            yield daemon.run_dir.path, rest
 
 
 @contextmanager
-def load(address: str, stage: Stage) -> Iterator[None]:
-    """A few clients, each with one request after another."""
-    ending = threading.Event()
-    clients = [
-        threading.Thread(target=_client, args=(address, stage.name, random.Random(number), ending.is_set))
-        for number in range(stage.clients)
-    ]
-    for client in clients:
-        client.start()
+def load(address: str, stage: Stage) -> Iterator[threading.Event]:
+    """A few clients, each with one request after another, but for the time that they rest."""
+    ending, rest = threading.Event(), threading.Event()
+
+    def client(number: int) -> None:
+        chance = random.Random(number)
+        with httpx.Client(base_url=address, timeout=120) as http:
+            while not ending.wait(0.2 if rest.is_set() else 0.0):
+                if not rest.is_set():
+                    _ask(http, stage.name, chance, ending)
+
+    clients = [threading.Thread(target=client, args=(number,)) for number in range(stage.clients)]
+    for each in clients:
+        each.start()
     try:
-        yield
+        yield rest
     finally:
         ending.set()
-        for client in clients:
-            client.join()
+        for each in clients:
+            each.join()
 
 
-def _client(address: str, name: str, chance: random.Random, over: Callable[[], bool]) -> None:
-    with httpx.Client(base_url=address, timeout=120) as http:
-        while not over():
-            prompt = " ".join(chance.choices(_WORDS, k=chance.randint(20, 200)))
-            body = {"model": name, "prompt": prompt, "max_tokens": chance.randint(16, 96), "stream": True, "ignore_eos": True}
-            with http.stream("POST", "/v1/completions", json=body) as answer:
-                for _ in answer.iter_lines():
-                    if over():
-                        break
+def _ask(http: httpx.Client, name: str, chance: random.Random, ending: threading.Event) -> None:
+    prompt = " ".join(chance.choices(_WORDS, k=chance.randint(20, 200)))
+    body = {"model": name, "prompt": prompt, "max_tokens": chance.randint(16, 96), "stream": True, "ignore_eos": True}
+    with http.stream("POST", "/v1/completions", json=body) as answer:
+        for _ in answer.iter_lines():
+            if ending.is_set():
+                return
 
 
-async def draw(run_dir: Path, poses: dict[str, Pose], seconds: float, out: Path) -> None:
+async def draw(run_dir: Path, rest: threading.Event, poses: dict[str, Pose], seconds: float, out: Path) -> None:
     """Watch for so long that the histories have something to show, then save each screen."""
     app = Dashboard(LiveSource(HubEndpoints.under(run_dir)), run_dir=run_dir)
     async with app.run_test(size=SIZE) as pilot:
@@ -135,7 +139,10 @@ async def draw(run_dir: Path, poses: dict[str, Pose], seconds: float, out: Path)
             raise SystemExit(f"nothing to draw: {feed.problem or 'no deployment'}")
         for name, pose in poses.items():
             path = out / f"{name}.svg"
+            if pose.alone:
+                rest.set()
             path.write_text(await _picture(app, pilot, name, pose), encoding="utf-8")
+            rest.clear()
             size = path.stat().st_size
             print(f"{path}: {size / 1000:.0f} kB{', too large' if size > LARGEST else ''}", flush=True)
 

@@ -23,7 +23,7 @@ from tui.view.screen import head_and_foot
 MOSTLY_PCT = 50.0  # of a call, from which waiting is the news
 _LEAST_SHOWN = 5e6  # bytes/s that two decimals of GB/s show
 _THOUSANDS_FROM = 99_950.0  # microseconds
-_WHOLE_FROM = 99.95  # calls a second
+_LEAST_RATE, _WHOLE_FROM = 0.005, 99.95  # calls a second: what two decimals show, what needs none
 _CHART = 4  # rows that make the chart worth drawing
 _NAME = 20  # columns of a kind's name in the chart
 _BAR = 60  # columns of its bars at most
@@ -169,6 +169,8 @@ def _microseconds(value: float | None) -> str:
 
 
 def _rate(value: float) -> str:
+    if 0 < value < _LEAST_RATE:
+        return "<0.01"
     return milliseconds(value) if value < _WHOLE_FROM else short(value)
 
 

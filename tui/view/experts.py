@@ -24,6 +24,7 @@ UNEVEN = 0.8  # balancedness below which a layer's members are marked
 _LABEL = 6  # columns of a layer's name
 _FIGURES = 16  # columns of its figures
 _BAR = 40
+_HOTTEST = 12
 
 
 class Cell(NamedTuple):
@@ -201,7 +202,7 @@ def _lower(deployment: DeploymentView, view: ExpertsView, look: Look, columns: i
 
 def _summary(view: ExpertsView, columns: int, rows: int) -> list[Line]:
     worst = imbalance(view.tokens, view.owners, members(view))
-    hot = hottest(view, rows * 2)
+    hot = hottest(view, _HOTTEST)
     words = [Part(0, line("balance" if members(view) > 1 else "hottest experts", "title"))]
     if members(view) > 1 and worst is not None:
         words.append(Part(0, line(f"each layer's busiest ep member does {worst:.2f}x the mean", "warn" if worst > 1.2 else "")))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
+from telemetry.diagnosis.members import straggler
 from telemetry.formulas import bubble_fill_drain
 from telemetry.records import StepRecord
 from telemetry.snapshot import DeploymentView, RankView, Snapshot
@@ -23,7 +24,6 @@ from tui.view.screen import head_and_foot
 from tui.view.step import step_lines
 
 SPANS_MS = (5, 10, 20, 50, 100, 200, 500, 1000, 3000)
-STRAGGLES = 0.05  # of a step, that others wait for a rank
 _TALLEST = 3  # rows of a lane
 _WIDE = 110  # columns from which a lane says in words what its figures are
 _FEW = 4  # stages that are named one by one
@@ -199,22 +199,11 @@ def _critical(deployment: DeploymentView, columns: int) -> Line:
     if len(busy) > 1:
         longest = max(busy, key=lambda stage: busy[stage])
         parts.append(Part(0, line(f" critical path: stage {longest}, {percent(busy[longest])} at work")))
-    if found := _straggler(deployment.ranks):
-        late_ms, name, rank = found
-        parts.append(Part(0, line(f" straggler: r{rank}, its {name} group waits {milliseconds(late_ms)} ms a step", "warn")))
+    if finding := next(straggler(deployment), None):
+        parts.append(Part(0, line(f" straggler: {finding.headline}", "warn")))
     elif any(axis.late_ms is not None for rank in deployment.ranks for axis in rank.axes.values()):
-        parts.append(Part(1, line(" no rank is late")))
+        parts.append(Part(1, line(" no straggler")))
     return keep(parts, columns) or line(f" straggler {UNAVAILABLE}", "dim")
-
-
-def _straggler(ranks: Sequence[RankView]) -> tuple[float, str, int] | None:
-    """Who is late, for whom and by how many ms a step. A rank late in its tp group makes all of it late on ep, so tp is first."""
-    for name in ("tp", "ep", "dp"):
-        late = [(rank.axes[name].late_ms or 0.0, rank) for rank in ranks if name in rank.axes]
-        late_ms, rank = max(late, key=lambda one: one[0], default=(0.0, None))
-        if rank is not None and late_ms >= STRAGGLES * (rank.step_ms or 1.0):
-            return late_ms, name, rank.info.rank
-    return None
 
 
 def _work(rank: RankView) -> float | None:
