@@ -19,12 +19,12 @@ FAILED, USAGE = 1, 2
 
 def plan(
     model: Annotated[str | None, typer.Argument(metavar="MODEL", help="a checkpoint's directory or a named model")] = None,
-    gpu: Annotated[str, typer.Option(help="of the catalogue, of --gpu-file, or local: this machine's")] = "local",
+    gpu: Annotated[str, typer.Option(help="of the catalogue, of --gpu-file, local: this machine's, or cpu: its cores")] = "local",
     gpus: Annotated[int, typer.Option(min=1, max=16384)] = 1,
-    isl: Annotated[int, typer.Option("--isl", min=1, help="tokens of input")] = 1024,
-    osl: Annotated[int, typer.Option("--osl", min=1, help="tokens of output")] = 256,
+    isl: Annotated[int, typer.Option("--isl", min=1, max=1 << 24, help="tokens of input")] = 1024,
+    osl: Annotated[int, typer.Option("--osl", min=1, max=1 << 24, help="tokens of output")] = 256,
     concurrency: Annotated[int | None, typer.Option(min=1, help="requests in flight; else every load up to what fits")] = None,
-    rate: Annotated[float | None, typer.Option(min=0.001, help="requests a second, in place of --concurrency")] = None,
+    rate: Annotated[float | None, typer.Option(min=0.001, max=1e9, help="requests a second, in place of --concurrency")] = None,
     dtype: Annotated[str, typer.Option(help="of the weights; else the checkpoint's own")] = "auto",
     kv_dtype: Annotated[str, typer.Option(help="of the cache; else as the engine chooses")] = "auto",
     use_case: Annotated[str, typer.Option(help="whose limits count: chat, voice, batch, ...")] = "chat",
@@ -58,7 +58,7 @@ def plan(
         request = Request(found, cluster, isl, osl, concurrency, rate, weights, kv, engine, known)
         made = make_plan(request, find_use_case(use_case))
         if launch is not None:
-            _print_launch(made, launch, model)
+            _print_launch(made, launch, model, as_json)
         else:
             _print_plan(made, as_json)
         if made.choice is None:
@@ -89,14 +89,18 @@ def _print_plan(made: Plan, as_json: bool) -> None:
     _out(plan_object(made) if as_json else plan_lines(made))
 
 
-def _print_launch(made: Plan, engine: str, model: str) -> None:
+def _print_launch(made: Plan, engine: str, model: str, as_json: bool) -> None:
     from runtime.planner.launch import launch_command
 
     if made.choice is None:
         _say(f"error: nothing fits on {made.request.cluster.gpus} x {made.request.cluster.gpu.name}")
         return
-    _say(f"{made.choice.point.sharding}: {made.choice.reason}")
-    print(launch_command(engine, made.choice.point, model))
+    command, point = launch_command(engine, made.choice.point, model), made.choice.point
+    if as_json:
+        _out({"engine": engine, "layout": str(point.sharding), "command": command, "reason": made.choice.reason})
+    else:
+        _say(f"{point.sharding}: {made.choice.reason}")
+        print(command)
 
 
 def _print_validation(path: Path, calibration: Path | None, as_json: bool) -> None:

@@ -103,7 +103,7 @@ def read_gpu(name: str, fields: Mapping[str, Any]) -> Gpu:
             node_gpus=max(1, int(number("node_gpus", 8))),
             network=number("network_gb_s", 12.5) * 1e9,
             measured_as=str(fields.get("measured_as") or ""),
-            measured=dict(fields.get("measured") or {}),
+            measured=_measured(fields.get("measured") or {}),
             shared=bool(fields.get("shared", False)),
         )
     except KeyError as error:
@@ -111,6 +111,23 @@ def read_gpu(name: str, fields: Mapping[str, Any]) -> Gpu:
         raise PlanError(f"gpu '{name}' lacks {error.args[0]}: it needs {needed}") from None
     except (TypeError, ValueError, AttributeError) as error:
         raise PlanError(f"gpu '{name}': {error}") from None
+
+
+def _measured(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """The tables, once it is sure that they can be read. Raises ValueError naming the one that cannot."""
+    for name, table in tables.items():
+        try:
+            if name == "matmul":
+                good = all(len(pair) == 2 and min(map(float, pair)) > 0 for pair in table.values())
+            else:
+                points = [(float(size), float(us)) for ranks, rows in table.items() if int(ranks) > 1 for size, us in rows]
+                good = bool(points) and all(size > 0 and us > 0 for size, us in points)
+        except (TypeError, ValueError, AttributeError):
+            good = False
+        if not good:
+            form = '{"bf16": [share of bandwidth, share of peak]}' if name == "matmul" else '{"2": [[bytes, us], ...]}'
+            raise ValueError(f"measured {name} is no table; it needs {form}")
+    return dict(tables)
 
 
 def catalogued(product: str) -> str | None:

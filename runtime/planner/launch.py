@@ -15,6 +15,9 @@ def launch_command(engine: str, point: Prediction, model: str) -> str:
     return LAUNCHERS[engine](point, model)
 
 
+_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+
+
 def _limits(point: Prediction) -> tuple[int, int]:
     """Longest request, and requests that one attention group steps at once."""
     s = point.sharding
@@ -38,9 +41,15 @@ def _shardscope(point: Prediction, model: str) -> str:
     layout = point.sharding.layout
     if layout is None:
         raise PlanError(f"shardscope has no layout {point.sharding}: its experts are spread over the ep axis alone")
+    setup = point.setup
+    form, own = setup.form.weights.name, setup.model.stored_as or "bf16"
+    if form not in _DTYPES:
+        raise PlanError(f"shardscope serves {', '.join(_DTYPES)}, no {form} weights: plan for one of these with --dtype")
     longest, batch = _limits(point)
     degrees = {axis: degree for axis, degree in layout.asdict().items() if axis in ("tp", "pp", "ep", "dp")}
-    return f"shardscope deploy {model}{_flags(**degrees)} --max-model-len {longest} --max-num-seqs {batch}"
+    dtype = f" --dtype {_DTYPES[form]}" if form != own else ""
+    device = " --device cpu" if setup.gpu.shared else ""
+    return f"shardscope deploy {model}{_flags(**degrees)}{dtype}{device} --max-model-len {longest} --max-num-seqs {batch}"
 
 
 def _vllm(point: Prediction, model: str) -> str:

@@ -176,7 +176,7 @@ def verdict(
     memory = memory or rank_memory(model, sharding, cluster.gpu, form, engine)
     holds = sequences(model, memory, engine, isl, osl)
     longest = memory.kv_tokens
-    if longest < min(isl + osl, model.max_position):
+    if sequences(model, memory, replace(engine, reserve="full"), isl, osl) < 1:
         taken = memory.weights + memory.activations + memory.context
         short = f"weights {memory.weights / GIB:.1f} + work space {(taken - memory.weights) / GIB:.1f}"
         reason = f"{short} of {memory.total / GIB:.1f} GiB leave {longest:,} tokens of cache; one request needs {isl + osl:,}"

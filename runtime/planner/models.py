@@ -124,12 +124,16 @@ def named_models() -> list[str]:
 def find_model(name: str) -> Model:
     """A checkpoint directory or a named model. Raises PlanError naming the nearest."""
     path = Path(name)
-    if (path / "config.json").is_file():
+    if name and (path / "config.json").is_file():
         try:
             config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise PlanError(f"{path / 'config.json'} cannot be read: {error}") from None
+        if not isinstance(config, dict):
+            raise PlanError(f"{path / 'config.json'} is no model's config: it holds no object")
         return read_model(path.resolve().name, config)
+    if name.startswith(("/", "./", "../", "~")) or path.is_dir():
+        raise PlanError(f"{name} is no checkpoint: it has no config.json (a named model is spelled as llama-3.1-8b)")
     catalogue = load("models")
     entry = find(name, {key: value["aliases"] for key, value in catalogue.items()}, "model")
     return read_model(entry, catalogue[entry]["config"])
@@ -140,9 +144,15 @@ def read_model(name: str, config: Mapping[str, Any]) -> Model:
     config = config.get("text_config") or config
     family = str(config.get("model_type", ""))
     try:
-        return _opt(name, config) if family == "opt" else _decoder(name, family, config)
+        model = _opt(name, config) if family == "opt" else _decoder(name, family, config)
     except KeyError as error:
         raise PlanError(f"{name}: its config.json has no {error.args[0]}") from None
+    except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
+        raise PlanError(f"{name}: its config.json makes no model: {error}") from None
+    for size in ("hidden", "layers", "heads", "kv_heads", "head_dim", "vocab", "intermediate"):
+        if getattr(model, size) < 1:
+            raise PlanError(f"{name}: its config.json says {size} {getattr(model, size)}; it is 1 at least")
+    return model
 
 
 def _decoder(name: str, family: str, config: Mapping[str, Any]) -> Model:

@@ -34,7 +34,8 @@ def find(name: str, catalogue: Mapping[str, Iterable[str]], kind: str) -> str:
                 return find(wanted.replace(ending, ""), catalogue, kind)
             except PlanError:
                 break
-    raise PlanError(f"{kind} '{name}' is not known; {nearest(name, spellings)}")
+    close = difflib.get_close_matches(name.lower(), spellings, 4, cutoff=0.5)
+    raise PlanError(f"{kind} '{name}' is not known; {nearest(name, close or catalogue)}")
 
 
 def nearest(name: str, known: Iterable[str], count: int = 4) -> str:

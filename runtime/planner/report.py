@@ -8,6 +8,7 @@ from dataclasses import asdict
 from math import inf, isfinite
 from typing import Any
 
+from runtime.planner.calibration import Calibration
 from runtime.planner.hardware import GIB
 from runtime.planner.scatter import scatter
 from runtime.planner.search import Entry, Plan, UseCase, what_if
@@ -147,10 +148,11 @@ def _changed(plan: Plan, words: str, point: Prediction | None) -> str:
 def plan_object(plan: Plan) -> dict[str, Any]:
     """JSON-ready: {request, layouts: [{layout, verdict, reason, memory, points}], front, choice, what_if}.
 
-    Times in ms, sizes in bytes, rates in tokens a second; `null` is without end or unknown.
+    Times in ms, sizes in bytes, rates in tokens a second; `null` is without end or unknown. `band`: relative error to expect,
+    nine times of ten.
     """
-    request = plan.request
-    band = request.calibration.band("tpot_ms")
+    request, known = plan.request, plan.request.calibration
+    band = known.band("tpot_ms")
     return {
         "request": {
             "model": request.model.name,
@@ -168,19 +170,19 @@ def plan_object(plan: Plan) -> dict[str, Any]:
             "calibrated": request.calibration.calibrated,
             "band": band,
         },
-        "layouts": [_entry_object(entry) for entry in plan.entries],
-        "front": [_point_object(point) for point in plan.front],
+        "layouts": [_entry_object(entry, known) for entry in plan.entries],
+        "front": [_point_object(point, known) for point in plan.front],
         "choice": None
         if plan.choice is None
-        else {**_point_object(plan.choice.point), "reason": plan.choice.reason, "met": plan.choice.met},
+        else {**_point_object(plan.choice.point, known), "reason": plan.choice.reason, "met": plan.choice.met},
         "what_if": [
-            {"change": words, **({} if found is None else _point_object(found.point)), "fits": found is not None}
+            {"change": words, **({} if found is None else _point_object(found.point, known)), "fits": found is not None}
             for words, found in (what_if(plan) if plan.choice else [])
         ],
     }
 
 
-def _entry_object(entry: Entry) -> dict[str, Any]:
+def _entry_object(entry: Entry, known: Calibration) -> dict[str, Any]:
     layout = entry.sharding.layout
     return {
         "layout": str(entry.sharding),
@@ -194,11 +196,11 @@ def _entry_object(entry: Entry) -> dict[str, Any]:
         "memory": entry.memory.parts() if entry.memory else None,
         "kv_tokens": entry.memory.kv_tokens if entry.memory else None,
         "largest_batch": entry.largest_batch,
-        "points": [_point_object(point) for point in entry.points],
+        "points": [_point_object(point, known) for point in entry.points],
     }
 
 
-def _point_object(point: Prediction) -> dict[str, Any]:
+def _point_object(point: Prediction, known: Calibration) -> dict[str, Any]:
     at, bound = amdahl(point)
     return {
         "layout": str(point.sharding),
@@ -207,6 +209,7 @@ def _point_object(point: Prediction) -> dict[str, Any]:
         "ttft_ms": _finite(point.ttft * 1e3),
         "tpot_ms": point.tpot * 1e3,
         "tpot_e2e_ms": _finite(point.tpot_e2e * 1e3),
+        "band": {metric: known.band(metric) for metric in ("tpot_ms", "ttft_ms")},
         "tokens_s": point.tokens_s,
         "tokens_s_gpu": point.tokens_s_gpu,
         "tokens_s_user": point.tokens_s_user,

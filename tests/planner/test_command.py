@@ -37,10 +37,79 @@ def test_one_object() -> None:
 
 @pytest.mark.parametrize("engine", ["shardscope", "vllm", "sglang", "trtllm"])
 def test_a_command_to_run(engine: str) -> None:
-    found = plan("qwen3-235b-a22b", *H200, "--dtype", "fp8", "--launch", engine)
+    asked = ("qwen3-235b-a22b", *H200, "--dtype", "bf16" if engine == "shardscope" else "fp8", "--launch", engine)
+    found = plan(*asked)
     assert found.exit_code == 0
     assert "serve" in found.stdout or "deploy" in found.stdout or "launch_server" in found.stdout
     assert "tok/s/GPU" in found.stderr
+    assert json.loads(plan(*asked, "--json").stdout)["command"] + "\n" == found.stdout
+
+
+def test_our_command_serves_what_the_runtime_can() -> None:
+    assert "--dtype float32" in plan("llama-3.2-1b", "--gpu", "h200", "--dtype", "fp32", "--launch", "shardscope").stdout
+    refused = plan("llama-3.2-1b", "--gpu", "h200", "--dtype", "int8", "--launch", "shardscope")
+    assert refused.exit_code == 2
+    assert "bf16, fp16, fp32, no int8 weights" in refused.stderr
+
+
+def test_each_prediction_says_how_far_off_it_may_be() -> None:
+    found = json.loads(plan("llama-3.1-8b", "--gpu", "h100", "--json").stdout)
+    assert found["request"]["calibrated"] is False
+    assert all(point["band"] == {"tpot_ms": 0.25, "ttft_ms": 0.25} for point in found["front"])
+
+
+NO_LAYERS = '{"hidden_size": 64, "num_hidden_layers": 0, "num_attention_heads": 1, "vocab_size": 9, "intermediate_size": 9}'
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("[]", "holds no object"),
+        ("{", "cannot be read"),
+        ('{"hidden_size": 64}', "has no num_hidden_layers"),
+        ('{"hidden_size": "x", "num_hidden_layers": 1, "num_attention_heads": 1}', "makes no model"),
+        ('{"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 0}', "makes no model"),
+        (NO_LAYERS, "layers 0; it is 1 at least"),
+        (None, "is no checkpoint: it has no config.json"),
+    ],
+)
+def test_a_directory_that_is_no_model(tmp_path: Path, config: str | None, words: str) -> None:
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    found = plan(str(tmp_path), "--gpu", "h100")
+    assert found.exit_code == 2
+    assert words in found.stderr
+    assert "Traceback" not in found.output
+
+
+SHEET = '"memory_gib": 9, "bandwidth_gb_s": 3, "tflops": {"bf16": 1}'
+
+
+@pytest.mark.parametrize(
+    ("gpu", "words"),
+    [
+        ("3", "is no GPU file"),
+        ('{"tflops": {"bf16": 1}}', "lacks memory_gib"),
+        ('{"memory_gib": -1, "bandwidth_gb_s": 3, "tflops": {"bf16": 1}}', "memory_gib is -1; it must be more than 0"),
+        ('{"memory_gib": 9, "bandwidth_gb_s": 3, "tflops": {"bf16": "fast"}}', "'fast'"),
+        ('{"memory_gib": 9, "bandwidth_gb_s": 3, "tflops": {}}', "no tflops above 0"),
+        (f'{{{SHEET}, "measured": {{"all_reduce_us": {{"x": 3}}}}}}', "measured all_reduce_us is no table"),
+        (f'{{{SHEET}, "measured": {{"matmul": {{"bf16": 0.5}}}}}}', "measured matmul is no table"),
+    ],
+)
+def test_a_gpu_file_that_is_wrong(tmp_path: Path, gpu: str, words: str) -> None:
+    path = tmp_path / "gpus.json"
+    path.write_text(f'{{"Mine": {gpu}}}')
+    found = plan("llama-3.2-1b", "--gpu", "mine", "--gpu-file", str(path))
+    assert found.exit_code == 2
+    assert words in found.stderr
+    assert "Traceback" not in found.output
+
+
+def test_a_request_that_no_cache_holds_fits_nowhere() -> None:
+    found = plan("llama-3.1-8b", "--gpu", "h100", "--isl", "10000000", "--osl", "1")
+    assert found.exit_code == 1
+    assert "one request needs 10,000,001" in found.stdout
 
 
 def test_nothing_fits_is_a_failure() -> None:
@@ -74,7 +143,10 @@ def test_bad_values_are_named_with_the_nearest_good_one(arguments: tuple[str, ..
     assert "Traceback" not in found.output
 
 
-@pytest.mark.parametrize("arguments", [("--gpus", "0"), ("--isl", "-1"), ("--gpus", "many"), ("--nonesuch",)])
+@pytest.mark.parametrize(
+    "arguments",
+    [("--gpus", "0"), ("--isl", "-1"), ("--isl", "99999999"), ("--gpus", "many"), ("--rate", "nan"), ("--rate", "inf")],
+)
 def test_bad_numbers_are_usage(arguments: tuple[str, ...]) -> None:
     assert plan("llama-3.1-8b", "--gpu", "h100", *arguments).exit_code == 2
 
