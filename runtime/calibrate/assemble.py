@@ -16,6 +16,10 @@ Points = list[list[float]]
 def rates(found: Found, cores: int, step_s: float, turn_s: float, process_bytes: float) -> dict[str, Any]:
     """The `rates` of a calibration file, as `runtime.planner.machine.read_machine` reads them; `cores` 0: devices."""
     counts = sorted({layout.world_size for layout, ranks in found.items() if "products" in ranks[0]})
+    parts = {str(count): _parts(found, count) for count in counts}
+    if "layer_of_many" in found[Layout()][0]:  # ranks with a device each differ by what captures their steps, and by nothing else
+        many = {**found[Layout()][0], "layer": found[Layout()][0]["layer_of_many"]}
+        parts["2"] = {"together": _part([many])}
     return {
         "cores": cores,
         "step_ms": step_s * 1e3,
@@ -23,7 +27,7 @@ def rates(found: Found, cores: int, step_s: float, turn_s: float, process_bytes:
         "process_mib": process_bytes / 2**20,
         "hand_over_us": _hand_over(found),
         "crowd": _crowd(found, cores),
-        "ranks": {str(count): _parts(found, count) for count in counts},
+        "ranks": parts,
     }
 
 

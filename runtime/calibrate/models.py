@@ -18,6 +18,7 @@ from runtime.parallel.mesh import DTYPES, connect
 from runtime.rank.board import RankStatus
 from runtime.rank.config import RankConfig
 from runtime.rank.executor import Executor
+from runtime.rank.graphs import CudaCapture
 from runtime.sampling import SamplingParams
 
 BLOCK = 16
@@ -55,15 +56,21 @@ class MemoryCheckpoint:
 
 
 class Model:
-    """A whole model on one rank, its tables filled for `ROWS` sequences of up to `longest` tokens."""
+    """A whole model on one rank, its tables filled for `ROWS` sequences of up to `longest` tokens.
 
-    def __init__(self, config: RankConfig, status: RankStatus, family: str, longest: int, **overrides: Any) -> None:
+    `captured`: its decode steps are, where the device can and the model lets it, as those of a rank that has a whole model.
+    """
+
+    def __init__(
+        self, config: RankConfig, status: RankStatus, family: str, longest: int, captured: bool = False, **overrides: Any
+    ) -> None:
         self.shape = parse_shape(synthetic_config(family, "tiny", config.dtype, **overrides))
         alone = msgspec.structs.replace(config, layout=Layout().asdict(), rank=0, transport="")
         mesh = connect(alone, self.shape, status)
         stage = Stage(MemoryCheckpoint(self.shape), self.shape, mesh, DTYPES[config.dtype], torch.device(config.device), longest)  # type: ignore[arg-type]
         each = longest // BLOCK
-        self._executor = Executor(stage, mesh, ROWS, longest, BLOCK, 1 + ROWS * each)
+        capture = CudaCapture() if captured and stage.device.type == "cuda" else None
+        self._executor = Executor(stage, mesh, ROWS, longest, BLOCK, 1 + ROWS * each, capture)
         # blocks out of order, as they are after a while
         blocks = np.random.default_rng(0).permutation(ROWS * each).reshape(ROWS, each) + 1
         self._blocks = [[row, i, blocks[row, i]] for row in range(ROWS) for i in range(each)]

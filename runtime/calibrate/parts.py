@@ -23,9 +23,15 @@ ROW_COUNTS = (1, 2, 4, 8, 16, 32, 64, 256)
 SHAPES = ((1024, 1024), (2048, 4096))  # a difference of two sizes leaves out what a call costs
 POOL_BYTES = 192 << 20  # of weights in turn, so that no cache holds them
 
-_SMALL = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32, "vocab_size": 256}
+_SMALL: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "vocab_size": 256,
+}
 _DENSE, _MIXTURE = _SMALL | {"intermediate_size": 64}, _SMALL | {"intermediate_size": 32, "num_local_experts": 16}
-_CACHED = {"hidden_size": 64, "intermediate_size": 64, "vocab_size": 256, "max_position_embeddings": 4096}
+_CACHED: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 64, "vocab_size": 256, "max_position_embeddings": 4096}
 _CACHED |= {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 64, "num_hidden_layers": 4}
 _CACHE_BYTES = 4 * 2 * 8 * 64  # of a token, an element
 _ATTENTION_FLOPS = 4 * 4 * 16 * 64  # of a pair of tokens
@@ -69,9 +75,12 @@ def _next_product(weights: Iterator[Linear], x: torch.Tensor) -> torch.Tensor:
     return next(weights)(x)
 
 
-def layers(watch: Stopwatch, config: RankConfig, status: RankStatus) -> dict[str, Any]:
-    """What a layer of no size takes, by rows; one with experts, by rows, and each expert that has work; a pass without layers."""
-    plain = [Model(config, status, "llama", SHORT, num_hidden_layers=n, **_DENSE) for n in (FEW, MANY)]
+def layers(watch: Stopwatch, config: RankConfig, status: RankStatus, captured: bool) -> dict[str, Any]:
+    """What a layer of no size takes, by rows; one with experts, by rows, and each expert that has work; a pass without layers.
+
+    `captured`: of a rank that has the whole model, whose decode steps a CUDA device captures.
+    """
+    plain = [Model(config, status, "llama", SHORT, captured, num_hidden_layers=n, **_DENSE) for n in (FEW, MANY)]
     mixed = [Model(config, status, "mixtral", SHORT, num_hidden_layers=n, **_MIXTURE) for n in (FEW, MANY)]
     dense, moe, rest, touched = [], [], [], []
     for rows in (1, ROWS):

@@ -51,7 +51,9 @@ def _measure(order: Order, config: RankConfig, mesh: Mesh, status: RankStatus) -
         mesh.tp.barrier()
         found["read"], found["copy"] = parts.bandwidth(watch, device)
         found["products"] = {name: parts.products(watch, form, device) for name, form in parts.FORMATS.items()}
-        found |= parts.layers(watch, config, status)
+        found |= parts.layers(watch, config, status, captured=mesh.layout.world_size == 1)
+        if device.type == "cuda":
+            found["layer_of_many"] = parts.layers(watch, config, status, captured=False)["layer"]
         found |= parts.attention(watch, config, status)
     if "exchanges" in order.measure and mesh.tp.size > 1 and mesh.first_stage:
         chain = exchanges.Chain(mesh.tp, dtype, device, order.window_s)

@@ -102,3 +102,12 @@ def test_a_machine_without_crowd_or_second_rank() -> None:
     only = read_machine(assemble.rates({Layout(): found()[Layout()]}, 0, 0, 0, 0))
     assert not only.crowded(8)
     assert only.rates(8, 8).product(1, 1e9, BF16, Scale()).weights == pytest.approx(0.1)
+
+
+def test_ranks_with_a_device_each_differ_by_what_is_captured() -> None:
+    one = {**found()[Layout()][0], "layer_of_many": [[1.0, 5e-4], [8.0, 6e-4]]}
+    devices = read_machine(assemble.rates({Layout(): [one]}, 0, 5e-4, 1e-3, 0))
+    assert devices.rates(1, 1).launch(1, 0, 0) == pytest.approx(1e-4)
+    assert devices.rates(8, 8).launch(1, 0, 0) == pytest.approx(5e-4)
+    same = (devices.rates(n, n).product(8, 1e9, BF16, Scale()) for n in (1, 8))
+    assert next(same) == next(same)
