@@ -58,8 +58,7 @@ def test_the_early_wait_and_the_late_does_not(op: str) -> None:
     late_came, late_left, late = results[1]
     assert late.wait_ns < 0.1 * scenarios.HOLD_S * 1e9
     for came, left, taken in (results[0], results[2]):
-        # the late one's flag goes up somewhere between its coming and its leaving: on a busy machine it may lose its core there
-        assert 0.9 * (late_came - came) <= taken.wait_ns <= late_left - came
+        assert taken.wait_ns >= 0.9 * (late_came - came)  # no more is certain: either may lose its core at the flag
         assert taken.transfer_ns <= left - came - taken.wait_ns
     assert late.wait_ns + late.transfer_ns <= late_left - late_came
     assert [taken.calls for _, _, taken in results] == [1, 1, 1]
