@@ -92,19 +92,19 @@ def _hand_over(found: Found) -> Points:
 
 
 def _crowd(found: Found, cores: int) -> dict[str, float]:
-    """Twice as many ranks as cores: what an exchange takes longer while the others wait, and how much more than twice as long
-    a turn takes while all work."""
+    """Twice as many ranks as cores: how much longer a turn of a product and an exchange takes while half of them wait, and how
+    much more than twice as long while all work."""
     layout = Layout(tp=max(2, cores), pp=2)
     if layout not in found or Layout(tp=layout.tp) not in found:
         return {"wait_us": 0.0, "loss": 1.0}
     calm, crowded = found[Layout(tp=layout.tp)], found[layout]
     exchange = _mean([rank["all_reduce"][0][1] for rank in calm])
-    waiting = _mean([rank["all_reduce"][0][1] for rank in crowded if "all_reduce" in rank])
-    wait = max(0.0, waiting - exchange)
-    product = _mean([_lap(rank["laps"]) for rank in calm]) - exchange
+    turn = _mean([_lap(rank["laps"]) for rank in calm])
+    waiting = _mean([_lap(rank["laps"]) for rank in crowded if "laps" in rank])
     together = _together([rank["laps_together"] for rank in crowded])
     share = layout.world_size / max(1, cores)
-    return {"wait_us": wait * 1e6, "loss": max(1.0, (together - exchange - wait) / (share * product))}
+    product = max(turn - exchange, 1e-9)
+    return {"wait_us": max(0.0, waiting - turn) * 1e6, "loss": max(1.0, (together - exchange) / (share * product))}
 
 
 def _together(laps: Sequence[Sequence[float]]) -> float:

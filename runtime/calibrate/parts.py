@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ _CACHED |= {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 64,
 _CACHE_BYTES = 4 * 2 * 8 * 64  # of a token, an element
 _ATTENTION_FLOPS = 4 * 4 * 16 * 64  # of a pair of tokens
 FEW, MANY = 2, 18  # layers
-SHORT, LONG = 64, 1536  # tokens of context
+SHORT, MIDDLE, LONG = 64, 256, 1536  # tokens of context
 PROMPTS = (128, 512, 1024)
 
 
@@ -97,14 +98,15 @@ def layers(watch: Stopwatch, config: RankConfig, status: RankStatus, captured: b
 
 
 def attention(watch: Stopwatch, config: RankConfig, status: RankStatus) -> dict[str, Points]:
-    """Decode: [[sequences, bytes of cache a second], ...]; prompts: [[tokens, flops a second], ...]."""
+    """Decode: [[bytes of cache read in a layer, bytes a second], ...]; prompts: [[tokens, flops a second], ...]."""
     model = Model(config, status, "llama", LONG + 16, **_CACHED)
     itemsize = getattr(torch, config.dtype).itemsize
+    seconds = [watch.seconds(partial(model.step, ROWS, context)) for context in (SHORT, MIDDLE, LONG)]
     decode = []
-    for sequences in (1, ROWS):
-        short, long = (watch.seconds(partial(model.step, sequences, context)) for context in (SHORT, LONG))
-        read = sequences * (LONG - SHORT) * _CACHE_BYTES * itemsize
-        decode.append([float(sequences), read / max(long - short, 1e-9)])
+    for (before, after), (few, many) in zip(pairwise((SHORT, MIDDLE, LONG)), pairwise(seconds), strict=True):
+        read = ROWS * _CACHE_BYTES * itemsize * (after - before)
+        middle = ROWS * _CACHE_BYTES * itemsize * (before + after) / 2 / _CACHED["num_hidden_layers"]
+        decode.append([middle, read / max(many - few, 1e-9)])
     prompts = []
     for tokens in PROMPTS:
         flops = _ATTENTION_FLOPS * tokens * tokens / 2

@@ -145,9 +145,11 @@ def layer_terms(setup: Setup, work: Work) -> Terms:
     compute += rates.elementwise(rows * moved * form.plain.bytes) * scale.compute
     kv = _decode_attention(setup, rates, work) + _prompt_attention(setup, rates, work)
     reduced = all_reduce(setup.gpu, setup.engine.all_reduce, s.tp, rows * model.hidden * form.plain.bytes)
-    a2a = (1 - body.plain) * _seconds(setup, exchange)
+    a2a = (1 - body.plain) * _seconds(setup, exchange, work.busy)
     launch = rates.launch(rows, 1 - body.plain, touched) * scale.kernel
-    return Terms(weights, kv, compute, 2 * _seconds(setup, reduced), a2a, 0.0, launch)  # attention's sums and the MLP's
+    return Terms(
+        weights, kv, compute, 2 * _seconds(setup, reduced, work.busy), a2a, 0.0, launch
+    )  # attention's sums and the MLP's
 
 
 def head_terms(setup: Setup, rows: float, busy: float) -> Terms:
@@ -157,10 +159,10 @@ def head_terms(setup: Setup, rows: float, busy: float) -> Terms:
     return Terms(weights=weights, compute=compute)
 
 
-def hop_terms(setup: Setup, rows: float) -> Terms:
+def hop_terms(setup: Setup, rows: float, busy: float) -> Terms:
     """One boundary between stages."""
     within = setup.sharding.replica_ranks <= setup.gpu.node_gpus
-    return Terms(hand_over=_seconds(setup, hand_over(setup.gpu, rows * hop_bytes(setup), within)))
+    return Terms(hand_over=_seconds(setup, hand_over(setup.gpu, rows * hop_bytes(setup), within), busy))
 
 
 def hop_bytes(setup: Setup) -> float:
@@ -182,17 +184,17 @@ def step(setup: Setup, work: Work) -> Step:
     if pp == 1:
         whole = Terms.sum((layer.times(model.layers), head, overhead))
         return Step(whole, whole)
-    hop = hop_terms(setup, work.rows)
+    hop = hop_terms(setup, work.rows, work.busy)
     whole = Terms.sum((layer.times(model.layers), head, hop.times(pp - 1), overhead))
     inner, ending = stage_split(model, pp, setup.engine.stages)
     last, most = Terms.sum((layer.times(ending), head)), layer.times(inner)
     return Step(whole, Terms.sum((max(last, most, key=lambda terms: terms.total), hop, overhead)))
 
 
-def _seconds(setup: Setup, exchange: Exchange) -> float:
+def _seconds(setup: Setup, exchange: Exchange, busy: float) -> float:
     machine, latency = setup.gpu.machine, exchange.latency
-    if latency and machine is not None and machine.crowded(setup.sharding.ranks):
-        latency += machine.crowd.wait
+    if latency and machine is not None:
+        latency += machine.wait(setup.sharding.ranks, busy)
     return latency * setup.scale.latency + exchange.transfer * setup.scale.link
 
 

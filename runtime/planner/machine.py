@@ -19,8 +19,9 @@ COMPUTE = {"bf16": "bf16", "fp32": "fp32", "fp16": "fp16"}  # formats with produ
 
 @dataclass(frozen=True)
 class Part:
-    """One rank. `products`, by format: (rows, seconds a parameter); `kv`: (sequences, bytes/s); `prompts`: (tokens, flops/s);
-    `layer` and `moe_layer`: (rows, seconds) of a layer of no size; `expert`: seconds of one of no size; `read`: bytes/s."""
+    """One rank. `products`, by format: (rows, seconds a parameter); `kv`: (bytes of cache read in a layer, bytes/s); `prompts`:
+    (tokens, flops/s); `layer` and `moe_layer`: (rows, seconds) of a layer of no size; `expert`: seconds of one of no size;
+    `read`: bytes/s."""
 
     products: Mapping[str, Curve]
     kv: Curve
@@ -33,8 +34,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Crowd:
-    """Ranks that outnumber the cores. `wait`: seconds that an exchange takes longer although only one group works;
-    `loss`: how much longer than their share of the cores explains it takes when all work."""
+    """Ranks that outnumber the cores. `wait`: seconds that it takes longer from one exchange to the next although those that work
+    have a core each, because the others look for their turn; `loss`: how much longer than their share of the cores explains it
+    takes when more work than there are cores."""
 
     wait: float = 0.0
     loss: float = 1.0
@@ -55,8 +57,9 @@ class Machine:
     def threads(self, ranks: int) -> int:
         return max(1, self.cores // ranks) if self.cores else 1
 
-    def crowded(self, ranks: int) -> bool:
-        return 0 < self.cores < ranks
+    def wait(self, ranks: int, busy: float) -> float:
+        """What an exchange takes longer because ranks without work outnumber the cores."""
+        return self.crowd.wait if 0 < self.cores < ranks and busy * self.threads(ranks) <= self.cores else 0.0
 
     def rates(self, ranks: int, busy: float) -> MeasuredRates:
         """Of one rank of `ranks`, of which `busy` work at once."""
@@ -105,7 +108,7 @@ class MeasuredRates:
         return moved * self._mix(1 / self.alone.read, 1 / self.together.read)
 
     def decode_attention(self, sequences: float, read: float, flops: float) -> float:
-        rate = [read_power(part.kv, sequences) for part in (self.alone, self.together)]
+        rate = [read_power(part.kv, read, beyond=0.0) for part in (self.alone, self.together)]
         return read * self._mix(1 / rate[0], 1 / rate[1])
 
     def prompt_attention(self, tokens: float, flops: float) -> float:

@@ -14,7 +14,7 @@ def part(read: float = 10e9, **more: Any) -> dict[str, Any]:
     products = {form: [[rows, max(size / read, 2 * rows / 100e9)] for rows in ROWS] for form, size in (("bf16", 2), ("fp32", 4))}
     found = {"threads": 1, "read": read, "copy": read, "products": products, "pass": 1e-4, "expert": 2e-5}
     found |= {"layer": [[1.0, 1e-4], [8.0, 2e-4]], "moe_layer": [[1.0, 3e-4], [8.0, 4e-4]]}
-    return {**found, "kv": [[1.0, read / 2], [8.0, read / 2]], "prompts": [[128.0, 50e9]], **more}
+    return {**found, "kv": [[1e6, read / 2], [1e7, read / 2]], "prompts": [[128.0, 50e9]], **more}
 
 
 def exchanges() -> dict[str, Any]:

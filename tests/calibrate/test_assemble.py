@@ -64,9 +64,11 @@ def test_more_ranks_than_cores_take_turns(machine: Machine) -> None:
     """Two ranks of four at work have the cores to themselves; all four take twice as long, and what was measured more."""
     two, four = (machine.rates(4, busy).product(1, 1e9, BF16, Scale()).weights for busy in (2, 4))
     assert four / two == pytest.approx(2 * machine.crowd.loss)
-    # a lap of 1.05 ms, of which 50 us are the exchange, against twice a product of 0.4 ms
-    assert machine.crowd.wait == pytest.approx(3e-5)
-    assert machine.crowd.loss == pytest.approx((1.05e-3 - 5e-5) / (2 * 4e-4))
+    # a lap of 1.05 ms, of which 20 us are the exchange, against twice a product of 0.4 ms
+    assert machine.crowd.loss == pytest.approx((1.05e-3 - 2e-5) / (2 * 4e-4))
+    # while two wait, a lap takes 30 us longer; with work for all nobody waits
+    assert machine.wait(4, 2) == pytest.approx(3e-5)
+    assert machine.wait(4, 4) == machine.wait(2, 2) == 0
 
 
 def test_exchanges_are_those_that_were_measured(cpu: Gpu) -> None:
@@ -100,7 +102,7 @@ def test_more_rows_never_take_less() -> None:
 
 def test_a_machine_without_crowd_or_second_rank() -> None:
     only = read_machine(assemble.rates({Layout(): found()[Layout()]}, 0, 0, 0, 0))
-    assert not only.crowded(8)
+    assert only.wait(8, 1) == 0
     assert only.rates(8, 8).product(1, 1e9, BF16, Scale()).weights == pytest.approx(0.1)
 
 
