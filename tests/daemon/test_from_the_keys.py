@@ -150,8 +150,8 @@ async def test_a_reconfiguration_while_streams_run_and_a_stop(served: Served) ->
         await seen(app, pilot, lambda text: "'t' serves pp2 after a pause of" in text)
         assert load.ends() == undisturbed
         assert served.deployment()["generation"] == generation + 1
+        await seen(app, pilot, lambda _text: (screen.form.values["tp"], screen.form.values["pp"]) == ("1", "2"))
         await seen(app, pilot, lambda text: "t serves under these already" in text)
-        assert (screen.form.values["tp"], screen.form.values["pp"]) == ("1", "2")
         await pilot.press("K")
         await seen(app, pilot, lambda _text: isinstance(app.screen, StopScreen))
         await pilot.press("t", "enter")
