@@ -62,18 +62,25 @@ def _parts(found: Found, count: int) -> dict[str, Any]:
 
 
 def _part(ranks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    calls = _curves([rank["calls"] for rank in ranks])
+    layer, moe_layer = (_curves([rank[name] for rank in ranks]) for name in ("layer", "moe_layer"))
     return {
         "read_gb_s": _mean([rank["read"] for rank in ranks]) / 1e9,
         "copy_gb_s": _mean([rank["copy"] for rank in ranks]) / 1e9,
         "products_ps": {
-            form: _rising(_scaled(_curves([rank["products"][form] for rank in ranks]), 1e12)) for form in ranks[0]["products"]
+            form: _scaled(_curves([rank["products"][form] for rank in ranks]), 1e12) for form in ranks[0]["products"]
         },
         "kv_gb_s": _scaled(_curves([rank["kv"] for rank in ranks]), 1e-9),
         "prompt_gflops": _scaled(_curves([rank["prompts"] for rank in ranks]), 1e-9),
-        "layer_us": _scaled(_curves([rank["layer"] for rank in ranks]), 1e6),
-        "moe_layer_us": _scaled(_curves([rank["moe_layer"] for rank in ranks]), 1e6),
-        "expert_us": _mean([rank["expert"] for rank in ranks]) * 1e6,
+        # a layer's products, two of them an expert's, are of some size
+        "layer_us": _scaled(_with(layer, calls, 4), 1e6),
+        "moe_layer_us": _scaled(_with(moe_layer, calls, 2), 1e6),
+        "expert_us": (_mean([rank["expert"] for rank in ranks]) + 2 * calls[0][1]) * 1e6,
     }
+
+
+def _with(points: Points, calls: Points, count: int) -> Points:
+    return [[x, y + count * each] for (x, y), (_, each) in zip(points, calls, strict=True)]
 
 
 def _exchange(found: Found, name: str) -> dict[int, Points]:
@@ -123,14 +130,6 @@ def _lap(times: Sequence[float]) -> float:
 def _curves(curves: Sequence[Points]) -> Points:
     """The mean over ranks, point by point."""
     return [[points[0][0], _mean([y for _, y in points])] for points in zip(*curves, strict=True)]
-
-
-def _rising(points: Points) -> Points:
-    """More rows never take less: what seems so is noise, and goes to the quicker one."""
-    found = [list(point) for point in points]
-    for i in reversed(range(len(found) - 1)):
-        found[i][1] = min(found[i][1], found[i + 1][1])
-    return found
 
 
 def _scaled(points: Points, factor: float) -> Points:

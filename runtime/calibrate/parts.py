@@ -22,6 +22,7 @@ Points = list[list[float]]
 FORMATS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 ROW_COUNTS = (1, 2, 4, 8, 16, 32, 64, 256)
 SHAPES = ((1024, 1024), (2048, 4096))  # a difference of two sizes leaves out what a call costs
+NOTHING = (64, 64)
 POOL_BYTES = 192 << 20  # of weights in turn, so that no cache holds them
 
 _SMALL: dict[str, Any] = {
@@ -49,16 +50,21 @@ def bandwidth(watch: Stopwatch, device: torch.device) -> tuple[float, float]:
     return size / watch.seconds(there.sum), 2 * size / watch.seconds(lambda: copy.copy_(there))
 
 
-def products(watch: Stopwatch, dtype: torch.dtype, device: torch.device) -> Points:
-    """[[rows, seconds a parameter], ...] of weights that come from memory."""
+def products(watch: Stopwatch, dtype: torch.dtype, device: torch.device) -> tuple[Points, Points]:
+    """[[rows, seconds a parameter], ...] of weights that come from memory; [[rows, seconds], ...] that a call takes beyond a
+    product of no size."""
     sizes = [math.prod(shape) for shape in SHAPES]
     small, large = (_by_rows(watch, shape, dtype, device) for shape in SHAPES)
-    found = []
+    each, calls = [], []
     for rows, few, many in zip(ROW_COUNTS, small, large, strict=True):
         slope = (many - few) / (sizes[1] - sizes[0])
         # a large product that was the quicker one says that others disturbed us: then its own rate is the better guess
-        found.append([float(rows), slope if slope > 0 else many / sizes[1]])
-    return found
+        each.append([float(rows), slope if slope > 0 else many / sizes[1]])
+        if rows in (1, ROWS):
+            nothing = Linear(torch.ones(*NOTHING, dtype=dtype, device=device))
+            least = watch.seconds(partial(nothing, _rows(rows, NOTHING, dtype, device)))
+            calls.append([float(rows), max(0.0, few - each[-1][1] * sizes[0] - least)])
+    return each, calls
 
 
 def _by_rows(watch: Stopwatch, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> list[float]:
@@ -67,9 +73,12 @@ def _by_rows(watch: Stopwatch, shape: tuple[int, int], dtype: torch.dtype, devic
     weights = itertools.cycle([Linear(torch.full(shape, 0.01, dtype=dtype, device=device)) for _ in range(count)])
     found = []
     for rows in ROW_COUNTS:
-        x = torch.full((rows, shape[1]), 0.01, dtype=dtype, device=device)
-        found.append(watch.seconds(partial(_next_product, weights, x)))
+        found.append(watch.seconds(partial(_next_product, weights, _rows(rows, shape, dtype, device))))
     return found
+
+
+def _rows(rows: int, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    return torch.full((rows, shape[1]), 0.01, dtype=dtype, device=device)
 
 
 def _next_product(weights: Iterator[Linear], x: torch.Tensor) -> torch.Tensor:

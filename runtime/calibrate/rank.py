@@ -50,7 +50,9 @@ def _measure(order: Order, config: RankConfig, mesh: Mesh, status: RankStatus) -
     if "parts" in order.measure and mesh.first_stage:
         mesh.tp.barrier()
         found["read"], found["copy"] = parts.bandwidth(watch, device)
-        found["products"] = {name: parts.products(watch, form, device) for name, form in parts.FORMATS.items()}
+        measured = {name: parts.products(watch, form, device) for name, form in parts.FORMATS.items()}
+        found["products"] = {name: each for name, (each, _) in measured.items()}
+        found["calls"] = measured["bf16"][1]
         found |= parts.layers(watch, config, status, captured=mesh.layout.world_size == 1)
         if device.type == "cuda":
             found["layer_of_many"] = parts.layers(watch, config, status, captured=False)["layer"]
