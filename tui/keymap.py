@@ -53,7 +53,7 @@ class Keymap:
     bound: Mapping[str, str] = field(default_factory=dict)
 
     def applied(self, table: str, key: Key) -> Key:
-        mine = self.bound.get(key.named(table))
+        mine = self.bound.get(key.named(table)) if self.bound else None
         return key if mine is None else key._replace(key=mine, shown=" ".join(map(shown, mine.split(","))))
 
 

@@ -144,7 +144,7 @@ class Session:
         for table, keys in tables:
             mapped = [self._keymap.applied(table, key) for key in keys]
             mine = [key for key in mapped if not taken.issuperset(key.key.split(","))]
-            found += [key._replace(off=self.obstacle(key.needs)) for key in mine]
+            found += [key._replace(off=self.obstacle(key.needs)) if key.needs else key for key in mine]
             taken.update(each for key in mine for each in key.key.split(","))
         return tuple(found)
 

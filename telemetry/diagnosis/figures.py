@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 from statistics import fmean, median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from telemetry.diagnosis.thresholds import TOKENS_TO_JUDGE
 from telemetry.formulas import balancedness, bubble_steady_decode
@@ -19,15 +20,18 @@ def degree(deployment: DeploymentView, axis: str) -> int:
 
 def grouped(ranks: Iterable[RankView], *axes: str) -> list[list[RankView]]:
     """The ranks by their place on `axes`, in order."""
-    groups: defaultdict[tuple[int, ...], list[RankView]] = defaultdict(list)
+    groups: defaultdict[Any, list[RankView]] = defaultdict(list)
+    place = attrgetter(*axes)
     for rank in ranks:
-        groups[tuple(getattr(rank.info, axis) for axis in axes)].append(rank)
+        groups[place(rank.info)].append(rank)
     return [groups[place] for place in sorted(groups)]
 
 
 def joined_groups(deployment: DeploymentView) -> Iterator[tuple[str, list[RankView]]]:
     """(axis, members) of every group whose members' steps were joined."""
     for axis in ("tp", "ep", "dp"):
+        if not any(axis in rank.axes for rank in deployment.ranks):
+            continue
         others = [name for name in ("dp", "pp", "ep", "tp") if name != axis]
         for group in grouped(deployment.ranks, *others):
             if len(group) > 1 and all(axis in rank.axes and rank.axes[axis].late_ms is not None for rank in group):

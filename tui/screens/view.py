@@ -82,7 +82,8 @@ class View(Replaying):
         offered = self.session.offered((*own, ("view", keys.VIEW), ("app", keys.APP)))
         if not self.session.can_leave:
             offered = tuple(key for key in offered if key.method != "replay_leave")
-        return tuple(key._replace(here=key.action == f"app.switch_mode('{self.TABLE}')") for key in offered)
+        here = f"app.switch_mode('{self.TABLE}')"
+        return tuple(key._replace(here=True) if key.action == here else key for key in offered)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action.startswith("replay_") and self.session.replay is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -27,13 +28,19 @@ def history(values: Sequence[float], columns: int, rows: int, top: float, second
     an oldest group that is left over is left out.
     A zero still shows its foot: nothing at all means no data.
     """
+    return list(_drawn(tuple(values), columns, rows, top, second))
+
+
+@lru_cache(1024)  # a rank's values come once a second, frames oftener
+def _drawn(values: tuple[float, ...], columns: int, rows: int, top: float, second: int) -> tuple[str, ...]:
     if columns <= 0 or rows <= 0:
-        return [""] * max(0, rows)
+        return ("",) * max(0, rows)
     group = max(1, -(-len(values) // columns))
     means = values if group == 1 else _grouped(values, group, second - len(values) + 1)[-columns:]
     levels = [max(1, min(8 * rows, round(8 * rows * value / top))) if top > 0 else 1 for value in means]
     blank = " " * (columns - len(levels))
-    return [blank + "".join(_EIGHTHS[max(0, min(8, level - 8 * row))] for level in levels) for row in reversed(range(rows))]
+    feet = [8 * row for row in reversed(range(rows))]
+    return tuple(blank + "".join([_EIGHTHS[max(0, min(8, level - foot))] for level in levels]) for foot in feet)
 
 
 def _grouped(values: Sequence[float], group: int, first: int) -> list[float]:

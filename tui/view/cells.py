@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from telemetry.snapshot import MemoryView, RankView
 from tui.view.bars import Share, gauge
 from tui.view.figures import UNAVAILABLE, milliseconds, percent, size
@@ -24,6 +26,7 @@ def memory_text(memory: MemoryView, units: str) -> str:
     return f"{size(occupied(memory), units)}/{size(memory.total, units)}"
 
 
+@lru_cache(1024)  # memory is told once a second, frames are oftener
 def memory_gauge(memory: MemoryView, columns: int) -> Line:
     """Weights, KV, everything else in use, of what the rank may use; where that is unknown, of what it uses."""
     used = occupied(memory)

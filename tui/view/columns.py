@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from tui.view.line import Line, Span, fit, line
+from tui.view.line import Line, Span, blank, fit, line
 
 MARK = "▸"  # of the row that keys go to
 _GAP = 2
@@ -26,10 +26,10 @@ class Column(NamedTuple, Generic[T]):
 def fitting(columns: Sequence[Column[T]], room: int) -> list[Column[T]]:
     """The columns that fit, those that can use it grown by what is left."""
     kept = list(columns)
-    while len(kept) > 1 and _total(kept) > room:
+    while len(kept) > 1 and total(kept) > room:
         kept.remove(max(kept, key=lambda column: column.drop))
     for i, column in enumerate(kept):
-        spare = room - _total(kept)
+        spare = room - total(kept)
         if column.grows and spare > 0:
             share = spare if not any(later.grows for later in kept[i + 1 :]) else spare * 2 // 3
             kept[i] = column._replace(width=min(column.grows, column.width + share))
@@ -41,18 +41,26 @@ def titles(columns: Sequence[Column[T]], sort: str) -> Line:
     spans: list[Span] = [Span(" ")]
     for column in columns:
         role = "accent" if column.sort and column.sort == sort else "dim"
-        spans.extend(fit(line(column.title, role), column.width, column.align))
-        spans.append(Span(" " * _GAP))
+        spans += _cell(line(column.title, role), column)
     return tuple(spans)
 
 
 def row(columns: Sequence[Column[T]], item: T, marked: bool = False) -> Line:
     spans: list[Span] = [Span(MARK if marked else " ", "accent")]
     for column in columns:
-        spans.extend(fit(column.draw(item, column.width), column.width, column.align))
-        spans.append(Span(" " * _GAP))
+        spans += _cell(column.draw(item, column.width), column)
     return tuple(spans)
 
 
-def _total(columns: Sequence[Column[T]]) -> int:
+def _cell(content: Line, column: Column[T]) -> Line:
+    """With the gap after it. One span, which most are, is padded as text: every span costs time to make and bytes to send."""
+    if len(content) != 1 or content[0].action:
+        return (*fit(content, column.width, column.align), blank(_GAP))
+    text, role, _ = content[0]
+    text = text[: column.width]
+    return (Span((text.rjust if column.align == ">" else text.ljust)(column.width) + " " * _GAP, role),)
+
+
+def total(columns: Sequence[Column[T]]) -> int:
+    """Cells of a row of them."""
     return 1 + sum(column.width + _GAP for column in columns)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
+from telemetry.diagnosis.figures import grouped
 from telemetry.snapshot import DeploymentView, RankView
 from tui.view import cells
 from tui.view.bars import history
@@ -13,7 +14,7 @@ from tui.view.figures import milliseconds, percent, short
 from tui.view.heading import state
 from tui.view.line import Line, Span, clean, fit, joined, line, rule
 from tui.view.options import Options, chosen_rank
-from tui.view.ranks import column_name, grouped, opens, stage_name
+from tui.view.ranks import column_name, opens, stage_name
 
 LABEL = 16  # columns of the row names
 NARROWEST, WIDEST = 20, 68  # columns of a rank, with the space before the next

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Sequence
+from functools import cache
 from itertools import chain
 from typing import NamedTuple
 
@@ -102,8 +103,13 @@ def fit(spans: Line, columns: int, align: str = "<") -> Line:
         return spans
     if missing < 0:
         return crop(spans, max(0, columns))
-    padding = Span(" " * missing)
+    padding = blank(missing)
     return (padding, *spans) if align == ">" else (*spans, padding)
+
+
+@cache
+def blank(columns: int) -> Span:
+    return Span(" " * columns)
 
 
 def spread(left: Line, right: Line, columns: int, fill: Span = Span(" ")) -> Line:
@@ -117,11 +123,12 @@ def spread(left: Line, right: Line, columns: int, fill: Span = Span(" ")) -> Lin
 def keep(parts: Sequence[Part], columns: int, gap: str = "  ") -> Line:
     """The parts in their order, less those that must be dropped to fit."""
     kept = [part for part in parts if part.line]
-    while len(kept) > 1 and sum(width(part.line) + len(gap) for part in kept) - len(gap) > columns:
+    surplus = sum(width(part.line) + len(gap) for part in kept) - len(gap) - columns
+    while surplus > 0 and len(kept) > 1:
         last = max(range(len(kept)), key=lambda i: (kept[i].drop, i))
         if kept[last].drop == 0:
             break
-        del kept[last]
+        surplus -= width(kept.pop(last).line) + len(gap)
     spans: list[Span] = []
     for part in kept:
         if spans:

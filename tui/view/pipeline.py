@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
+from telemetry.diagnosis.figures import grouped
 from telemetry.diagnosis.members import straggler
 from telemetry.formulas import bubble_fill_drain
 from telemetry.records import StepRecord
@@ -19,7 +20,6 @@ from tui.view.gantt import LEGEND, Window, axis, drawn
 from tui.view.lanes import BUBBLE, BUSY, RECV, Lane, end_of, groups, lanes
 from tui.view.line import BLANK, Line, Part, Span, fit, keep, line, rule
 from tui.view.options import Feed, Options, chosen
-from tui.view.ranks import grouped
 from tui.view.screen import head_and_foot
 from tui.view.step import step_lines
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
+from telemetry.diagnosis.figures import grouped
 from telemetry.snapshot import DeploymentView, RankView
 from tui.view.filters import passes
 from tui.view.options import Options, chosen_rank
@@ -21,14 +21,6 @@ _FIGURES: dict[str, Callable[[RankView], float | None]] = {
 }
 SORTS = tuple(_FIGURES)
 FILTER_HELP = "r3  p1  t0  cuda:2  READY  util>80  bubble>10  (all must hold)"
-
-
-def grouped(ranks: Iterable[RankView], *axes: str) -> list[list[RankView]]:
-    """The ranks by their place on `axes`, in order."""
-    groups: defaultdict[tuple[int, ...], list[RankView]] = defaultdict(list)
-    for rank in ranks:
-        groups[tuple(getattr(rank.info, axis) for axis in axes)].append(rank)
-    return [groups[place] for place in sorted(groups)]
 
 
 def stage_name(deployment: DeploymentView, ranks: Sequence[RankView]) -> str:
@@ -58,7 +50,7 @@ def column_name(deployment: DeploymentView, rank: RankView) -> str:
 
 def arranged(ranks: Iterable[RankView], expression: str, sort: str) -> list[RankView]:
     """The ranks that pass the filter; by number, or greatest first with the unavailable last."""
-    kept = [rank for rank in ranks if matches(rank, expression)]
+    kept = [rank for rank in ranks if not expression or matches(rank, expression)]
     figure = _FIGURES.get(sort, _FIGURES["rank"])
     if sort == "rank":
         return sorted(kept, key=lambda rank: rank.info.rank)

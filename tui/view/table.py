@@ -8,11 +8,11 @@ from typing import NamedTuple
 from telemetry.snapshot import DeploymentView, RankView
 from tui.view import cells
 from tui.view.bars import history
-from tui.view.columns import Column, fitting, row, titles
+from tui.view.columns import Column, fitting, row, titles, total
 from tui.view.figures import UNAVAILABLE, milliseconds, percent, short
 from tui.view.frame import Rows
 from tui.view.heading import state
-from tui.view.line import Line, Span, clean, crop, fit, joined, line, rule
+from tui.view.line import Line, Span, blank, clean, crop, fit, joined, line, rule
 from tui.view.options import Options, chosen_rank
 from tui.view.ranks import arranged, opens, place
 
@@ -38,10 +38,13 @@ def table(deployment: DeploymentView, second: int, options: Options, columns: in
     head = joined(fit(titles(chosen, options.sort), each) for _ in range(count))
     marked = chosen_rank(deployment, options)
 
-    def cell(stripe: Sequence[RankView], y: int) -> Line:
-        return row(chosen, stripe[y], stripe[y] is marked) if y < len(stripe) else ()
+    beside = (blank(each - total(chosen)),) if total(chosen) < each else ()
 
-    body = Rows(high, lambda y: crop(joined(fit(cell(stripe, y), each) for stripe in stripes), columns))
+    def drawn(y: int) -> Line:
+        spans = joined((*row(chosen, stripe[y], stripe[y] is marked), *beside) for stripe in stripes if y < len(stripe))
+        return spans if total(chosen) <= each else crop(spans, columns)
+
+    body = Rows(high, drawn)
     at = ranks.index(marked) % high if marked in ranks else 0
     return Table([_heading(deployment, ranks, options, columns), crop(head, columns)], body, (at, at + 1))
 

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 from rich.segment import Segment
 from rich.style import Style
+from textual.filter import LineFilter
 from textual.geometry import Region, Size
 from textual.scroll_view import ScrollView
 from textual.selection import Selection
 from textual.strip import Strip
 
 from tui.theme import styles
-from tui.view.line import Line, merged, text
+from tui.view.line import Line, merged, text, width
 
 _PLAIN = Style.null()
 
@@ -57,9 +58,10 @@ class Lines(ScrollView, can_focus=False):
         seen = range(self.scroll_offset.y, self.scroll_offset.y + self.size.height)
         same = {y for y in seen if y < min(len(lines), len(old)) and lines[y] == old[y]}
         self._strips = {y: strip for y, strip in self._strips.items() if y in same}
-        for y in seen:
-            if y not in same and y < max(len(lines), len(old)):
-                self.refresh_line(y)
+        room = max(self.virtual_size.width, self.size.width)
+        changed = [Region(0, y - seen.start, room, 1) for y in seen if y not in same and y < max(len(lines), len(old))]
+        if changed:
+            self.refresh(*changed)
 
     def render_lines(self, crop: Region) -> list[Strip]:
         self._drawing = True
@@ -77,19 +79,34 @@ class Lines(ScrollView, can_focus=False):
         return strip if self._drawing else strip.apply_offsets(0, y)
 
     def _strip(self, y: int) -> Strip:
-        width, base = self.size.width, self._style("", "")
+        room, base = self.size.width, self._style("", "")
         if y >= len(self._lines):
-            return Strip.blank(width, base)
-        segments = [Segment(span.text, self._style(span.role, span.action)) for span in merged(self._lines[y])]
-        return self._selected(Strip(segments), y).adjust_cell_length(width, base)
+            return Strip.blank(room, base)
+        spans = merged(self._lines[y])
+        segments = [Segment(span.text, self._style(span.role, span.action)) for span in spans]
+        cells = width(spans)
+        if cells < room:
+            segments.append(Segment(" " * (room - cells), base))
+        strip = Strip(segments, max(cells, room))
+        return self._selected(strip, y).adjust_cell_length(room, base)
 
     def _style(self, role: str, action: str) -> Style:
         known = self._styles.get((role, action))
         if known is None:
             self._roles = self._roles or styles(self.app.current_theme, not self.app.no_color)
             known = self.rich_style + self._roles[role] + (Style(meta={"@click": action}) if action else _PLAIN)
-            self._styles[role, action] = known
+            known = self._styles[role, action] = self._filtered(known)
         return known
+
+    def _filtered(self, style: Style) -> Style:
+        segments, background = [Segment("", style)], self.background_colors[1]
+        for each in self.app.get_line_filters():
+            segments = each.apply(segments, background)
+        return segments[0].style or _PLAIN
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """None: each style is filtered once, instead of each line."""
+        return ()
 
     def _selected(self, strip: Strip, y: int) -> Strip:
         span = self.text_selection.get_span(y) if self.text_selection else None
@@ -99,7 +116,7 @@ class Lines(ScrollView, can_focus=False):
         start, end = span[0], length if span[1] == -1 else min(span[1], length)
         if start >= end:
             return strip
-        style = self.screen.get_component_rich_style("screen--selection")
+        style = self._filtered(self.screen.get_component_rich_style("screen--selection"))
         return Strip.join([strip.crop(0, start), strip.crop(start, end).apply_style(style), strip.crop(end)])
 
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
