@@ -84,6 +84,8 @@ def read_row(row: Mapping[str, str], line: int) -> Measurement:
     gpus = int(_number(row["n_gpus"], "n_gpus"))
     sharding = _sharding(row, gpus, protocol)
     isl, osl = _number(row["isl"], "isl"), _number(row["osl"], "osl")
+    if "batched_inputs" in protocol:
+        engine = replace(engine, max_batched_tokens=int(protocol["batched_inputs"] * isl))
     # of a format with several variants, a row means the one that the model is published in
     native = row["precision"] == {"fp8-block": "fp8", "mxfp4": "fp4"}.get(model.stored_as)
     weights = protocol.get("precision") or (model.stored_as if native else row["precision"])
@@ -99,18 +101,24 @@ def _protocol(row: Mapping[str, str], model: str, gpu: str) -> dict[str, Any]:
     """What is published of how a source measured: everything in data/parameters.json whose conditions the row meets."""
     found: dict[str, Any] = {}
     for protocol in load("parameters")["protocols"].values():
-        if isinstance(protocol, str) or protocol["match"] not in row["source"]:
-            continue
-        if gpu not in protocol.get("gpus", [gpu]):
-            continue
-        if model not in protocol.get("models", [model]) or row["isl"] != str(protocol.get("isl", row["isl"])):
-            continue
-        if protocol.get("attention_dp_only") and row["dp"] in ("", "1"):
-            continue
-        if "tp_below" in protocol and int(row["tp"] or 1) >= protocol["tp_below"]:
-            continue
-        found = {**protocol, **found}  # the first that says something holds
+        if not isinstance(protocol, str) and _meets(row, model, gpu, protocol):
+            found = {**protocol, **found}  # the first that says something holds
     return found
+
+
+def _meets(row: Mapping[str, str], model: str, gpu: str, protocol: Mapping[str, Any]) -> bool:
+    users, tp, dp = row["concurrency"], _number(row["tp"] or "1", "tp"), _number(row["dp"] or "1", "dp")
+    return (
+        protocol["match"] in row["source"]
+        and _engine(row["source"]) == protocol.get("engine", _engine(row["source"]))
+        and gpu in protocol.get("gpus", [gpu])
+        and model in protocol.get("models", [model])
+        and row["precision"] in protocol.get("formats", [row["precision"]])
+        and row["isl"] == str(protocol.get("isl", row["isl"]))
+        and tp < protocol.get("tp_below", tp + 1)
+        and dp > protocol.get("attention_dp_above", 0)
+        and (not users.isdigit() or int(users) >= protocol.get("least_concurrency", 0))
+    )
 
 
 def _metric(metric: str, unit: str) -> str:

@@ -48,6 +48,7 @@ class Engine:
 
     name: str
     all_reduce: str  # whose measured all-reduce: "nccl", "vllm", "trtllm"
+    experts: str  # whose measured layers of experts: "vllm", "sglang", "trtllm"
     memory_share: float  # of the memory, for `share_of`
     share_of: str  # "total": of all, less all that is taken; "allocator": less weights and activations; "free": of the rest
     reserve: str  # "full": a request is admitted with input and output reserved; "mean": it grows into its blocks
@@ -160,6 +161,6 @@ def grouped(gpu: Gpu, form: Format, stack: str) -> Grouped:
     while compute not in gpu.flops and compute in fallback:
         compute = fallback[compute]
     near = {"fp4": "nvfp4", "int8": "fp8", "fp32": "bf16"}.get(compute, compute)
-    known = {**table.get("trtllm" if stack != "trtllm" else "vllm", {}), **table.get(stack if stack != "nccl" else "vllm", {})}
+    known = {form: rates for other in (*reversed(table), stack) for form, rates in table.get(other, {}).items()}
     overhead, memory, share, padding = next(known[name] for name in (form.name, near, "bf16") if name in known)
     return Grouped(overhead * 1e-6, gpu.bandwidth * memory, gpu.flops[compute] * share, padding)

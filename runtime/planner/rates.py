@@ -57,7 +57,7 @@ class SheetRates:
 
     @cached_property
     def _grouped(self) -> Grouped:
-        return grouped(self.gpu, self.weights, self.engine.all_reduce)
+        return grouped(self.gpu, self.weights, self.engine.experts)
 
     def _of(self, form: Format) -> tuple[float, float]:
         if form.name not in self._known:

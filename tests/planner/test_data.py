@@ -35,8 +35,8 @@ def test_every_parameter_names_its_source() -> None:
 @pytest.mark.parametrize("name", named_gpus())
 def test_devices_reach_less_than_their_data_sheet(name: str) -> None:
     gpu = find_gpu(name)
-    for form in ("bf16", "fp8", "fp4", "int8", "int4", "mxfp4", "fp8-block"):
-        found, experts = rates(gpu, find_format(form)), grouped(gpu, find_format(form), "nccl")
+    for form in ("bf16", "fp8", "fp4", "int8", "int4", "mxfp4", "mxfp4-marlin", "fp8-block"):
+        found, experts = rates(gpu, find_format(form)), grouped(gpu, find_format(form), "vllm")
         assert 0.3 * gpu.bandwidth < found.memory < gpu.bandwidth
         assert 0.1 * min(gpu.flops.values()) < found.compute < max(gpu.flops.values())
         assert experts.memory <= gpu.bandwidth * 1.01

@@ -55,7 +55,7 @@ def test_tensorrt_tables(published: list[tuple[Measurement, float]]) -> None:
 def test_each_of_them(published: list[tuple[Measurement, float]], version: str, moe: bool) -> None:
     found = scored(published, "tokens_s", f"TensorRT-LLM {version}", moe=moe)
     assert found.mape <= 0.20
-    assert found.spearman >= 0.95
+    assert found.spearman >= 0.96
 
 
 def test_the_chosen_layout_loses_little(published: list[tuple[Measurement, float]]) -> None:
@@ -78,16 +78,16 @@ def test_mixtures_by_engine(published: list[tuple[Measurement, float]]) -> None:
         rows = [(v, r.value) for r, v in published if r.metric == "tpot_ms" and r.model.lower() == model]
         assert len(rows) >= 46
         assert score("", "", rows).mape <= 0.15, model
-    assert scored(published, "tpot_ms", "InferenceX issue 828").mape <= 0.12
+    assert scored(published, "tpot_ms", "InferenceX issue 828").mape <= 0.08
     assert scored(published, "tokens_s_gpu", "InferenceX issue 828").mape <= 0.08
 
 
 def test_mixture_ttft_misses_its_goal(published: list[tuple[Measurement, float]]) -> None:
-    """30 % is the goal. SGLang's rows wait seconds for what takes others tenths; without them it is nearer."""
-    rows = [
-        (v, r.value) for r, v in published if r.metric == "ttft_ms" and r.setup.model.experts and r.setup.engine.name != "sglang"
-    ]
-    assert score("", "", rows).mape <= 0.40
+    """30 % is the goal. Some rows are of servers that had not warmed up; prompt steps of SGLang and TensorRT-LLM, which nothing
+    captures, take longer than anything published of them tells."""
+    rows = [(r, v) for r, v in published if r.metric == "ttft_ms" and r.setup.model.experts]
+    assert score("", "", [(v, r.value) for r, v in rows]).mape <= 0.36
+    assert score("", "", [(v, r.value) for r, v in rows if r.setup.engine.name == "vllm"]).mape <= 0.25
 
 
 def test_seeds_and_mlperf(published: list[tuple[Measurement, float]]) -> None:
@@ -149,6 +149,7 @@ def test_regret_by_hand() -> None:
         ({"model": "Nonesuch-9B"}, "model 'Nonesuch-9B' is not known"),
         ({"gpu": "H9000"}, "gpu 'H9000' is not known"),
         ({"isl": "ShareGPT"}, "isl 'ShareGPT' is not a number"),
+        ({"tp": "8?"}, "tp '8?' is not a number"),
         ({"n_gpus": "5"}, "make no 5 GPUs"),
         ({"metric": "power", "unit": "W"}, "power in W is not predicted"),
         ({"precision": "fp7"}, "number format 'fp7' is not known"),
