@@ -1,4 +1,4 @@
-"""Grouped-query attention, heads divided over tp: projections, rotary embedding, and the cache that does the rest."""
+"""Grouped-query attention, heads divided over tp: projections, rotary angles, and the cache that does the rest."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from runtime.checkpoint.config import ModelShape, RopeScaling
 from runtime.model.batch import Batch
-from runtime.model.cache import KVCache
+from runtime.model.cache import KVCache, Rope
 from runtime.model.linear import Loader
 from runtime.parallel.communicator import Communicator
 
@@ -37,15 +37,9 @@ class Rotary:
         self._cos = torch.cat([cos, cos], -1).to(dtype).to(device)
         self._sin = torch.cat([-sin, sin], -1).to(dtype).to(device)
 
-    def at(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def at(self, positions: torch.Tensor) -> Rope:
         """positions [n] -> (cos, signed sin), each [n, 1, head size]."""
         return self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1)
-
-
-def rotate_(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
-    """x [n, heads, head size], in place. `sin` carries the sign of the rotated half."""
-    swapped = x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
-    x.mul_(cos).addcmul_(swapped, sin)
 
 
 def _llama3(inverse: torch.Tensor, rope: RopeScaling) -> torch.Tensor:
@@ -80,17 +74,14 @@ class Attention:
             q, k = load.full(f"{prefix}.q_norm.weight"), load.full(f"{prefix}.k_norm.weight")
             self._qk_norm = torch.cat([q.expand(self._heads, -1), k.expand(self._kv_heads, -1)])
 
-    def __call__(self, x: torch.Tensor, batch: Batch, rope: tuple[torch.Tensor, torch.Tensor], cache: KVCache) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, batch: Batch, rope: Rope, cache: KVCache) -> torch.Tensor:
         """x [tokens, hidden] -> [tokens, hidden]."""
         n, heads, kv = x.shape[0], self._heads, self._kv_heads
         qkv = self._qkv(x).view(n, heads + 2 * kv, self._head_dim)
-        turned = qkv[:, : heads + kv]
         if self._qk_norm is not None:
+            turned = qkv[:, : heads + kv]
             turned.copy_(F.rms_norm(turned, (self._head_dim,), None, self._eps).mul_(self._qk_norm))
-        rotate_(turned, *rope)
-        cache.write(batch.slots, qkv[:, heads:])
-        mixed = cache.attend(qkv[:, :heads], batch, self._window, self._scale)
-        return self._tp.all_reduce(self._out(mixed))
+        return self._tp.all_reduce(self._out(cache.attend(qkv, batch, rope, self._window, self._scale)))
 
 
 def _scaled(heads: slice, head_dim: int) -> slice:

@@ -6,6 +6,7 @@ Made once a step from the rank's block tables by tensor operations, then shared 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
 
 PAD_RATIO = 1.25  # a decode group's longest context over its shortest, at most (beyond PAD_BLOCKS)
 PAD_BLOCKS = 4
+
+
+class Paged(Enum):
+    """Which sequences of a batch are in `tables`: those whose cache is read in place."""
+
+    NONE = 0
+    DECODES = 1
+    ALL = 2
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class PagedTables:
-    """All sequences of a batch, for a kernel that reads blocks in place.
+    """Sequences of a batch, the first ones, for a kernel that reads blocks in place.
 
     int32: `blocks` [sequences, width], `lengths` [sequences], `query_ends` and `key_ends` [sequences + 1], cumulative from 0.
     """
@@ -66,7 +75,7 @@ class PagedTables:
 class Batch:
     """`tokens`, `positions`, `slots` int64 [n]; `slots` index the cache's token places. `wanted` int64: tokens with logits.
 
-    Sequences are in `groups` and `chunks`, or in `tables`, as the cache wants them.
+    Sequences are in `tables`, `groups` or `chunks`, as the cache wants them: decodes first.
     """
 
     tokens: torch.Tensor
@@ -94,7 +103,7 @@ class Batch:
 class BlockTables:
     """The blocks of every row, kept on the host; and how a cache of (kv heads, blocks, block size) is indexed.
 
-    A row is a sequence's place in the rank's tables, given by the engine. `paged`: batches get `tables`.
+    A row is a sequence's place in the rank's tables, given by the engine.
     """
 
     def __init__(self, rows: int, max_blocks: int, block_size: int, num_blocks: int, stage: Stage) -> None:
@@ -129,15 +138,20 @@ class BlockTables:
         owner = np.repeat(rows, counts)
         slots = self._table[owner, positions // self._block_size] * self._block_size + positions % self._block_size
         put, contexts = self._put, starts + counts
-        if self._paged:
-            tables = self._tables(rows, counts, contexts, int(self._blocks(contexts).max(initial=1)))
-            return Batch(put(tokens), put(positions), put(slots), put(ends[wanted] - 1), tables=tables)
+        inputs = put(tokens), put(positions), put(slots), put(ends[wanted] - 1)
+        if self._paged is Paged.ALL:
+            return Batch(*inputs, tables=self._tables(rows, counts, contexts))
         single = int(np.argmin(np.append(counts, 2) == 1))  # the leading sequences of one new token
-        if single == 1:
+        tables, groups = None, []
+        if self._paged is Paged.DECODES and single:
+            tables = self._tables(rows[:single], counts[:single], contexts[:single])
+        elif single == 1:
             single = 0  # alone, a sequence is better off as a chunk
-        groups = [self._group(rows[i:j], contexts[i:j], slice(i, j)) for i, j in _similar(self._blocks(contexts[:single]))]
+        else:
+            runs = _similar(self._blocks(contexts[:single]))
+            groups = [self._group(rows[i:j], contexts[i:j], slice(i, j)) for i, j in runs]
         chunks = [self._chunk(int(rows[i]), int(starts[i]), slice(int(first[i]), int(ends[i]))) for i in range(single, len(rows))]
-        return Batch(put(tokens), put(positions), put(slots), put(ends[wanted] - 1), groups, chunks)
+        return Batch(*inputs, groups, chunks, tables)
 
     def _blocks(self, contexts: np.ndarray) -> np.ndarray:
         return -(-contexts // self._block_size)
@@ -155,7 +169,7 @@ class BlockTables:
         slots = blocks[np.arange(size), starts // self._block_size] * self._block_size + starts % self._block_size
         put, contexts = self._put, starts + 1
         inputs = put(tokens), put(starts), put(slots), put(np.arange(size))
-        if self._paged:
+        if self._paged is not Paged.NONE:
             return Batch(*inputs, tables=self._paged_tables(blocks, np.ones_like(starts), contexts))
         return Batch(*inputs, groups=[self._padded_group(blocks, contexts, slice(0, size))])
 
@@ -166,7 +180,8 @@ class BlockTables:
     def _put(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device, non_blocking=True)
 
-    def _tables(self, rows: np.ndarray, counts: np.ndarray, contexts: np.ndarray, width: int) -> PagedTables:
+    def _tables(self, rows: np.ndarray, counts: np.ndarray, contexts: np.ndarray) -> PagedTables:
+        width = int(self._blocks(contexts).max(initial=1))
         return self._paged_tables(self._table[rows, :width], counts, contexts)
 
     def _paged_tables(self, blocks: np.ndarray, counts: np.ndarray, contexts: np.ndarray) -> PagedTables:

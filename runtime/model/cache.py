@@ -1,4 +1,4 @@
-"""The paged cache of one layer, and attention over it by torch's own operators.
+"""The paged cache of one layer, and attention over it by torch's own operators or, for decodes on CPU, by a kernel of ours.
 
 Kept head by head, [kv heads, blocks, block size, head size]: gathering a sequence's blocks with one `index_select` gives
 matrices that batched products take as they are.
@@ -7,41 +7,55 @@ matrices that batched products take as they are.
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from runtime.model.batch import Batch, Chunk, DecodeGroup
+from runtime.model.batch import Batch, Chunk, DecodeGroup, Paged
+from runtime.model.decode_kernel import DecodeKernel
 
 QUERY_BLOCK = 128
 
 
+Rope = tuple[torch.Tensor, torch.Tensor]
+
+
 class KVCache(Protocol):
-    """One layer's keys and values."""
+    """One layer's keys and values. `paged`: which sequences its batches must have in `tables`."""
+
+    paged: ClassVar[Paged]
 
     @property
     def tensors(self) -> list[torch.Tensor]:
         """All that it holds."""
         ...
 
-    def write(self, slots: torch.Tensor, keys_values: torch.Tensor) -> None:
-        """slots int64 [n]: places; keys_values [n, 2 x heads, head size], keys first."""
+    def attend(self, qkv: torch.Tensor, batch: Batch, rope: Rope, window: int | None, scale: float) -> torch.Tensor:
+        """qkv [n, query heads + 2 x kv heads, head size], overwritten -> [n, query heads x head size].
+
+        Rotates queries and keys by `rope`, (cos, signed sin) [n, 1, head size] each, and keeps keys and values.
+        """
         ...
 
-    def attend(self, queries: torch.Tensor, batch: Batch, window: int | None, scale: float) -> torch.Tensor:
-        """queries [n, query heads, head size] -> [n, query heads x head size]. The batch's own keys have been written."""
-        ...
+
+def rotate_(x: torch.Tensor, rope: Rope) -> None:
+    """x [n, heads, head size], in place. The sine carries the sign of the rotated half."""
+    cos, sin = rope
+    swapped = x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+    x.mul_(cos).addcmul_(swapped, sin)
 
 
 class GatheredCache:
     """Zeroed, so that a padded place never holds a NaN."""
 
-    __slots__ = ("_dim", "_flat", "_heads", "_places")
+    __slots__ = ("_block_size", "_dim", "_flat", "_heads", "_places")
+
+    paged: ClassVar[Paged] = Paged.NONE
 
     def __init__(self, heads: int, blocks: int, block_size: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> None:
-        self._heads, self._dim = heads, head_dim
+        self._heads, self._dim, self._block_size = heads, head_dim, block_size
         self._places = _zeros((2 * heads, blocks * block_size, head_dim), dtype, device)
         self._flat = self._places.view(2 * heads * blocks, block_size * head_dim)
 
@@ -49,13 +63,18 @@ class GatheredCache:
     def tensors(self) -> list[torch.Tensor]:
         return [self._places]
 
-    def write(self, slots: torch.Tensor, keys_values: torch.Tensor) -> None:
-        self._places.index_copy_(1, slots, keys_values.transpose(0, 1))
-
-    def attend(self, queries: torch.Tensor, batch: Batch, window: int | None, scale: float) -> torch.Tensor:
+    def attend(self, qkv: torch.Tensor, batch: Batch, rope: Rope, window: int | None, scale: float) -> torch.Tensor:
+        queries = self._keep(qkv, batch.slots, rope)
         parts = [self._decode(queries[group.tokens], group, window, scale) for group in batch.groups]
         parts += [self._chunk(queries[chunk.tokens], chunk, window, scale) for chunk in batch.chunks]
         return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def _keep(self, qkv: torch.Tensor, slots: torch.Tensor, rope: Rope) -> torch.Tensor:
+        """Rotates, writes keys and values to their places: int64 [n]; gives the queries."""
+        queries = qkv.shape[1] - 2 * self._heads
+        rotate_(qkv[:, : queries + self._heads], rope)
+        self._places.index_copy_(1, slots, qkv[:, queries:].transpose(0, 1))
+        return qkv[:, :queries]
 
     def _gather(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """rows int64 [2 x heads x ...]: (head, block) pairs -> keys and values, each [heads x ..., block size x head size]."""
@@ -94,6 +113,28 @@ class GatheredCache:
         keys, values = keys.unsqueeze(1).expand(shared), values.unsqueeze(1).expand(shared)
         mixed = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, is_causal=mask is None, scale=scale)
         return mixed.permute(2, 0, 1, 3).reshape(n, -1)
+
+
+class CompiledCache(GatheredCache):
+    """On CPU: sequences of one new token by a kernel that reads blocks in place."""
+
+    __slots__ = ()
+
+    paged: ClassVar[Paged] = Paged.DECODES
+
+    def attend(self, qkv: torch.Tensor, batch: Batch, rope: Rope, window: int | None, scale: float) -> torch.Tensor:
+        if batch.tables is None:
+            return super().attend(qkv, batch, rope, window, scale)
+        cos, sin = rope
+        single = batch.tables.lengths.shape[0]
+        kernel = DecodeKernel(qkv.dtype, self._dim, qkv.shape[1] // self._heads - 2)
+        one = kernel(qkv[:single], (cos[:single], sin[:single]), self._places, self._block_size, batch.tables, window, scale)
+        if not batch.chunks:
+            return one
+        queries = self._keep(qkv[single:], batch.slots[single:], (cos[single:], sin[single:]))
+        at = [slice(chunk.tokens.start - single, chunk.tokens.stop - single) for chunk in batch.chunks]
+        more = [self._chunk(queries[part], chunk, window, scale) for part, chunk in zip(at, batch.chunks, strict=True)]
+        return torch.cat([one, *more])
 
 
 def _by_query_block(

@@ -12,9 +12,11 @@ import torch.nn.functional as F
 
 from runtime.checkpoint.config import ModelShape
 from runtime.checkpoint.weights import Checkpoint
+from runtime.model import native
 from runtime.model.attention import Attention, Rotary, kv_heads_of
-from runtime.model.batch import Batch
-from runtime.model.cache import GatheredCache, KVCache
+from runtime.model.batch import Batch, Paged
+from runtime.model.cache import CompiledCache, GatheredCache, KVCache, Rope
+from runtime.model.decode_kernel import DecodeKernel
 from runtime.model.experts import Experts, silu_and_mul
 from runtime.model.flash import FlashCache, usable
 from runtime.model.linear import Embedding, Head, Linear, Loader
@@ -57,12 +59,19 @@ class Layer:
         self._before = Norm(load.full(f"{name}.input_layernorm.weight"), shape.rms_norm_eps)
         self._between = Norm(load.full(f"{name}.post_attention_layernorm.weight"), shape.rms_norm_eps)
 
-    def __call__(self, x: torch.Tensor, batch: Batch, rope: tuple[torch.Tensor, torch.Tensor], cache: KVCache) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, batch: Batch, rope: Rope, cache: KVCache) -> torch.Tensor:
         if x.shape[0]:
             x = x + self.attention(self._before(x), batch, rope, cache)
         elif isinstance(self.mlp, MLP):
             return x
         return x.add_(self.mlp(self._between(x)))
+
+
+def cache_class(device: torch.device, dtype: torch.dtype, block_size: int) -> type[FlashCache | CompiledCache | GatheredCache]:
+    """The quickest that this device can have."""
+    if usable(device, dtype, block_size):
+        return FlashCache
+    return CompiledCache if device.type == "cpu" and native.available() else GatheredCache
 
 
 class Stage:
@@ -81,6 +90,7 @@ class Stage:
         load = Loader(checkpoint, mesh.tp, dtype, device, on_bytes)
         self.shape, self.dtype, self.device = shape, dtype, device
         self.kv_heads = len(range(*kv_heads_of(shape, mesh.tp).indices(shape.num_kv_heads)))
+        self._heads = shape.num_heads // mesh.tp.size
         self._rotary = Rotary(shape.rope, shape.head_dim, max_positions, dtype, device)
         self._embedding = Embedding(load, "model.embed_tokens.weight", shape.vocab_size) if mesh.first_stage else None
         self.layers: list[Layer] = []
@@ -92,7 +102,7 @@ class Stage:
             self._norm = Norm(load.full("model.norm.weight"), shape.rms_norm_eps)
             self.head = Head(load, "model.embed_tokens.weight" if shape.tie_embeddings else "lm_head.weight", shape.vocab_size)
         self.caches: list[KVCache] = []
-        self.paged = False  # whether the caches want a batch's tables
+        self.paged = Paged.NONE
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -105,8 +115,10 @@ class Stage:
 
     def allocate(self, blocks: int, block_size: int) -> None:
         """Give every layer a cache of `blocks` blocks of `block_size` tokens."""
-        self.paged = usable(self.device, self.dtype, block_size)
-        make = FlashCache if self.paged else GatheredCache
+        make = cache_class(self.device, self.dtype, block_size)
+        self.paged = make.paged
+        if make is CompiledCache:  # the kernel of all layers: now, and not at the first token
+            DecodeKernel(self.dtype, self.shape.head_dim, self._heads // self.kv_heads)
         size = (self.kv_heads, blocks, block_size, self.shape.head_dim, self.dtype, self.device)
         self.caches = [make(*size) for _ in self.layers]
 

@@ -6,10 +6,12 @@ Its kernels read the blocks in place. They take half precision and blocks of a m
 from __future__ import annotations
 
 import importlib.util
+from typing import ClassVar
 
 import torch
 
-from runtime.model.batch import Batch
+from runtime.model.batch import Batch, Paged
+from runtime.model.cache import Rope, rotate_
 
 BLOCK = 256
 
@@ -21,9 +23,11 @@ def usable(device: torch.device, dtype: torch.dtype, block_size: int) -> bool:
 
 
 class FlashCache:
-    """Keys and values [blocks, block size, heads, head size]. Batches must have been made with `tables`."""
+    """Keys and values [blocks, block size, heads, head size]."""
 
     __slots__ = ("_heads", "_keys", "_values")
+
+    paged: ClassVar[Paged] = Paged.ALL
 
     def __init__(self, heads: int, blocks: int, block_size: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> None:
         self._heads = heads
@@ -34,13 +38,14 @@ class FlashCache:
     def tensors(self) -> list[torch.Tensor]:
         return [self._keys, self._values]
 
-    def write(self, slots: torch.Tensor, keys_values: torch.Tensor) -> None:
-        self._keys.flatten(0, 1).index_copy_(0, slots, keys_values[:, : self._heads])
-        self._values.flatten(0, 1).index_copy_(0, slots, keys_values[:, self._heads :])
-
-    def attend(self, queries: torch.Tensor, batch: Batch, window: int | None, scale: float) -> torch.Tensor:
+    def attend(self, qkv: torch.Tensor, batch: Batch, rope: Rope, window: int | None, scale: float) -> torch.Tensor:
         from flash_attn import flash_attn_varlen_func, flash_attn_with_kvcache
 
+        heads = qkv.shape[1] - 2 * self._heads
+        rotate_(qkv[:, : heads + self._heads], rope)
+        queries, keys, values = qkv.split([heads, self._heads, self._heads], 1)
+        self._keys.flatten(0, 1).index_copy_(0, batch.slots, keys)
+        self._values.flatten(0, 1).index_copy_(0, batch.slots, values)
         tables = batch.tables
         assert tables is not None
         # a window of w tokens sees itself and w - 1 before it

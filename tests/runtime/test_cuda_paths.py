@@ -18,6 +18,7 @@ from runtime.checkpoint.config import read_shape
 from runtime.checkpoint.weights import Checkpoint
 from runtime.engine.plan import MemberPlan, NewRow, pack
 from runtime.layout import Coordinates, Layout
+from runtime.model.cache import GatheredCache
 from runtime.model.decoder import Stage
 from runtime.parallel.communicator import Communicator
 from runtime.parallel.mesh import Mesh
@@ -122,6 +123,8 @@ def test_graphs_and_paged_kernels_give_the_same_tokens(
     if flash:
         monkeypatch.setitem(sys.modules, "flash_attn", fake_flash())
         monkeypatch.setattr("runtime.model.decoder.usable", lambda *_: True)
+    else:
+        monkeypatch.setattr("runtime.model.decoder.cache_class", lambda *_: GatheredCache)
     block_size = 256 if flash else 16
     stage, mesh = stage_of(path)
     capture = EagerCapture()

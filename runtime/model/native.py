@@ -1,0 +1,196 @@
+"""Machine code for this processor, made by LLVM while a rank starts: a few words to write kernels with, and how to run them.
+
+A kernel is a function of one array of 64-bit numbers (sizes and addresses). It runs once in every thread of torch's own
+OpenMP team, so that no second pool fights over the cores, and divides the work by `member` and `members`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import llvmlite.binding as llvm
+import torch
+from llvmlite import ir
+
+I64, I32, I16, I8, F32 = ir.IntType(64), ir.IntType(32), ir.IntType(16), ir.IntType(8), ir.FloatType()
+ELEMENTS = {torch.float32: F32, torch.bfloat16: I16, torch.float16: ir.HalfType()}  # LLVM need not know bfloat16
+LANES = 16  # of what is computed vector by vector
+LINE = 64  # bytes of a cache line
+
+_LOADED = ctypes.CDLL(None)
+_FAST = ("fast",)
+Value = Any  # of llvmlite, which has no types
+
+
+class Kernel:
+    """The function `entry` of a module, compiled."""
+
+    def __init__(self, module: ir.Module) -> None:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        cpu, features = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+        machine = llvm.Target.from_default_triple().create_target_machine(cpu=cpu, features=features, opt=3)
+        parsed = llvm.parse_assembly(str(module))
+        parsed.verify()
+        passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
+        passes.getModulePassManager().run(parsed, passes)
+        for name in ("omp_get_thread_num", "omp_get_num_threads"):
+            llvm.add_symbol(name, _address(getattr(_LOADED, name)))
+        self._engine = llvm.create_mcjit_compiler(parsed, machine)  # owns the code
+        self._engine.finalize_object()
+        self._entry = ctypes.c_void_p(self._engine.get_function_address("entry"))
+
+    def __call__(self, numbers: Sequence[int]) -> None:
+        """In all of torch's threads; returns when the last one is done."""
+        _LOADED.GOMP_parallel(self._entry, (ctypes.c_int64 * len(numbers))(*numbers), torch.get_num_threads(), 0)
+
+
+def available() -> bool:
+    """Whether torch brought GNU's OpenMP, whose team can be lent. (Its builds for Linux do.)"""
+    return all(hasattr(_LOADED, name) for name in ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads"))
+
+
+def _address(function: Any) -> int:
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+class Writer(ir.IRBuilder):  # type: ignore[misc]
+    """LLVM's builder with loops, and vectors of float32 that are read and written in an element type of memory."""
+
+    def __init__(self, module: ir.Module, name: str, arguments: Sequence[Any], dtype: torch.dtype) -> None:
+        self.made = ir.Function(module, ir.FunctionType(ir.VoidType(), arguments), name)
+        super().__init__(self.made.append_basic_block())
+        self._dtype, self.element, self.element_bytes = dtype, ELEMENTS[dtype], dtype.itemsize
+
+    @contextmanager
+    def loop(self, start: Value, stop: Value, step: int = 1) -> Iterator[Value]:
+        """for (i = start; i < stop; i += step)"""
+        head, body, done = (self.function.append_basic_block() for _ in range(3))
+        before = self.block
+        self.branch(head)
+        self.position_at_end(head)
+        i = self.phi(I64)
+        i.add_incoming(start, before)
+        self.cbranch(self.icmp_signed("<", i, stop), body, done)
+        self.position_at_end(body)
+        yield i
+        i.add_incoming(self.add(i, I64(step)), self.block)
+        self.branch(head)
+        self.position_at_end(done)
+
+    def least(self, a: Value, b: Value) -> Value:
+        return self.select(self.icmp_signed("<", a, b), a, b)
+
+    def most(self, a: Value, b: Value) -> Value:
+        return self.select(self.icmp_signed(">", a, b), a, b)
+
+    def weighted(self, *pairs: tuple[Value, Value]) -> Value:
+        """The sum of products of integers: an offset."""
+        terms = [self.mul(a, b) for a, b in pairs]
+        return terms[0] if len(terms) == 1 else self.add(terms[0], self.weighted(*pairs[1:]))
+
+    def call_llvm(self, name: str, result: Any, *arguments: Value, **options: Any) -> Value:
+        """An intrinsic."""
+        known = self.module.globals.get(name)
+        kind = ir.FunctionType(result, [each.type for each in arguments])
+        return self.call(known or ir.Function(self.module, kind, name), arguments, **options)
+
+    def row(self, pointer: Value, count: int) -> Value:
+        """`count` elements from there -> a vector of float32."""
+        kind = ir.VectorType(self.element, count)
+        found = self.load(self.bitcast(pointer, kind.as_pointer()), align=self.element_bytes)
+        if self._dtype is torch.bfloat16:
+            return self.bitcast(self.shl(self.zext(found, _vector(I32, count)), _constant(I32, 16, count)), _vector(F32, count))
+        return found if self._dtype is torch.float32 else self.fpext(found, _vector(F32, count))
+
+    def put_row(self, values: Value, pointer: Value) -> None:
+        """A vector of float32, rounded to nearest, ties to even."""
+        count = values.type.count
+        if self._dtype is torch.bfloat16:
+            bits = self.bitcast(values, _vector(I32, count))
+            odd = self.and_(self.lshr(bits, _constant(I32, 16, count)), _constant(I32, 1, count))
+            rounded = self.add(self.add(bits, _constant(I32, 0x7FFF, count)), odd)
+            values = self.trunc(self.lshr(rounded, _constant(I32, 16, count)), _vector(I16, count))
+        elif self._dtype is torch.float16:
+            values = self.fptrunc(values, _vector(self.element, count))
+        self.store(values, self.bitcast(pointer, values.type.as_pointer()), align=self.element_bytes)
+
+    def fetch(self, pointer: Value, count: int) -> None:
+        """Tell the processor that `count` elements will be read soon."""
+        for at in range(0, count * self.element_bytes, LINE):
+            there = self.bitcast(self.gep(pointer, [I64(at // self.element_bytes)]), I8.as_pointer())
+            self.call_llvm("llvm.prefetch.p0", ir.VoidType(), there, I32(0), I32(3), I32(1))
+
+    def splat(self, x: Value, count: int) -> Value:
+        first = self.insert_element(ir.Constant(_vector(x.type, count), ir.Undefined), x, I32(0))
+        return self.shuffle_vector(first, first, _constant(I32, 0, count))
+
+    def halves_swapped(self, x: Value) -> Value:
+        count = x.type.count
+        order = [*range(count // 2, count), *range(count // 2)]
+        return self.shuffle_vector(x, x, ir.Constant(_vector(I32, count), order))
+
+    def times(self, a: Value, b: Value) -> Value:
+        return self.fmul(a, b, flags=_FAST)
+
+    def plus(self, a: Value, b: Value) -> Value:
+        return self.fadd(a, b, flags=_FAST)
+
+    def total(self, x: Value) -> Value:
+        """The sum of a vector."""
+        return self.call_llvm(f"llvm.vector.reduce.fadd.v{x.type.count}f32", F32, F32(0.0), x, fastmath=_FAST)
+
+    def highest(self, x: Value) -> Value:
+        return self.call_llvm(f"llvm.vector.reduce.fmax.v{x.type.count}f32", F32, x)
+
+    def higher(self, a: Value, b: Value) -> Value:
+        return self.call_llvm(f"llvm.maxnum.v{a.type.count}f32", a.type, a, b)
+
+    def exp(self, x: Value) -> Value:
+        """e to the power of a vector, no larger than 88; below -87 nearly nothing. Relative error 2e-7.
+
+        2^n x e^f with a Taylor series for |f| <= ln(2) / 2.
+        """
+        count = x.type.count
+        power = self.higher(self.times(x, constant(math.log2(math.e), count)), constant(-126.0, count))
+        whole = self.call_llvm(f"llvm.floor.v{count}f32", x.type, self.fadd(power, constant(0.5, count)))
+        f = self.times(self.fsub(power, whole), constant(math.log(2), count))
+        series = constant(1 / math.factorial(6), count)
+        for n in range(5, -1, -1):
+            series = self.plus(self.times(series, f), constant(1 / math.factorial(n), count))
+        exponent = self.add(self.fptosi(whole, _vector(I32, count)), _constant(I32, 127, count))
+        return self.times(series, self.bitcast(self.shl(exponent, _constant(I32, 23, count)), x.type))
+
+
+class Entry(Writer):
+    """A kernel's outermost function: `number()` and `pointer()` take the next of its arguments."""
+
+    def __init__(self, module: ir.Module, dtype: torch.dtype) -> None:
+        super().__init__(module, "entry", [I64.as_pointer()], dtype)
+        self._next = itertools.count()
+        self.member, self.members = (
+            self.sext(self.call_llvm(name, I32), I64) for name in ("omp_get_thread_num", "omp_get_num_threads")
+        )
+
+    def number(self) -> Value:
+        return self.load(self.gep(self.made.args[0], [I64(next(self._next))]))
+
+    def pointer(self, kind: Any) -> Value:
+        return self.inttoptr(self.number(), kind.as_pointer())
+
+
+def constant(x: float, count: int) -> Value:
+    return _constant(F32, x, count)
+
+
+def _vector(kind: Any, count: int) -> Any:
+    return ir.VectorType(kind, count)
+
+
+def _constant(kind: Any, x: float, count: int) -> Value:
+    return ir.Constant(_vector(kind, count), [x] * count)
