@@ -21,9 +21,11 @@ from typing import Any, cast
 # before this folder, whose telemetry.py is not the package
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import torch
+
 from bench.hub import running_hub
 from runtime import LLM, SamplingParams
-from runtime.engine.plan import MemberPlan
+from runtime.engine.plan import MemberPlan, pack
 from runtime.layout import Coordinates, Layout
 from runtime.parallel.communicator import Communicator
 from runtime.parallel.mesh import Mesh
@@ -48,10 +50,11 @@ def rate(llm: LLM, count: int) -> float:
 def microseconds(endpoint: str, name: str) -> float:
     """Median time that a rank spends on telling of a step, one every 2 ms, busy in between; collectives are counted apart."""
     tp = Communicator("tp", 2, 0, cast(Any, object()), Board.create(1).ranks[0])
-    executor = cast(Any, SimpleNamespace(mesh=Mesh(Layout(tp=2), 0, Coordinates(0, 0, 0, 0), tp, tp, tp, range(0), range(0))))
-    executor.stage, executor.timeline = SimpleNamespace(caches=[], layers=[]), HostTimeline()
+    layers = range(24)
+    mesh = Mesh(Layout(tp=2), 0, Coordinates(0, 0, 0, 0), tp, tp, tp, layers, range(8))
+    executor = cast(Any, SimpleNamespace(mesh=mesh, stage=_mixture(len(layers)), timeline=HostTimeline()))
     config = cast(Any, SimpleNamespace(rank=0, generation=1))
-    times = []
+    times, plan = [], MemberPlan(starts=pack([900] * 8), counts=pack([1] * 8), wanted=pack(list(range(8))), decodes=8, kv_used=10)
     with Emitter(endpoint, name, "rank:0") as emitter:
         recorder = StepRecorder(config, executor, 100, HostMemory(config, 0), emitter)
         for step in range(2000):
@@ -62,11 +65,20 @@ def microseconds(endpoint: str, name: str) -> float:
             executor.timeline.enter("forward")
             executor.timeline.enter("sample")
             executor.timeline.leave()
-            recorder.ended(step, 0, MemberPlan(decodes=8, kv_used=10), 8, 8)
+            recorder.ended(step, 0, plan, 8, 8)
             times.append((time.perf_counter_ns() - start) / 1e3)
             while time.perf_counter_ns() - start < 2_000_000:
                 pass
     return statistics.median(times)
+
+
+def _mixture(layers: int) -> Any:
+    """As much of a stage as telling looks at: every layer has experts, of which much is counted."""
+    shape = SimpleNamespace(hidden_size=2048, num_heads=32, head_dim=128, intermediate_size=0, num_experts=128)
+    shape.expert_intermediate_size, shape.sliding_windows, shape.is_moe_layer = 768, [None] * layers, lambda _layer: True
+    experts = [SimpleNamespace(rows=0, touched=0) for _ in range(layers)]
+    plain = [SimpleNamespace(mlp=None)] * layers
+    return SimpleNamespace(shape=shape, kv_heads=2, dtype=torch.bfloat16, head=None, experts=experts, layers=plain, caches=[])
 
 
 def nanoseconds() -> float:

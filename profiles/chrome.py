@@ -126,6 +126,11 @@ def _step(profile: Profile, record: StepRecord) -> Iterator[Slice]:
             yield _slice(profile, name, at, taken, pid, PARTS, args)
             at += taken
     yield _counter(profile, record.start_ns, pid, "KV blocks", {"used": record.kv_blocks_used})
+    if record.flops is not None and record.wall_ns > 0:
+        yield _counter(profile, record.start_ns, pid, "model GFLOP/s", {"needed": record.flops / record.wall_ns})
+    if record.weight_bytes is not None and record.kv_bytes is not None and record.wall_ns > 0:
+        moved = {"weights": record.weight_bytes / record.wall_ns, "KV": record.kv_bytes / record.wall_ns}
+        yield _counter(profile, record.start_ns, pid, "model GB/s", moved)
     yield _counter(
         profile, record.start_ns, pid, "tokens in a step", {"prefill": record.prefill_tokens, "decode": record.decode_tokens}
     )

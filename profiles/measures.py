@@ -54,6 +54,22 @@ MEASURES = {
         "wait", "%", "second", "wait for the last rank in collectives, of time with work, mean over ranks", points=True
     ),
     "transfer": Measure("transfer", "%", "second", "transfer in collectives, of time with work, mean over ranks", points=True),
+    "mfu": Measure(
+        "MFU",
+        "%",
+        "second",
+        "FLOPs that the model needs / (time with work * the device's peak), mean over ranks",
+        higher_is_better=True,
+        points=True,
+    ),
+    "mbu": Measure(
+        "MBU",
+        "%",
+        "second",
+        "(weights + KV that steps have to move) / (time with work * the memory's peak), mean over ranks",
+        higher_is_better=True,
+        points=True,
+    ),
     "memory": Measure("memory", "MiB", "second", "used by the fullest rank"),
     "balance": Measure(
         "balance",
@@ -162,6 +178,8 @@ def _of_second(deployment: DeploymentView) -> Iterator[tuple[str, float | None]]
     splits = [rank.split for rank in ranks if rank.split is not None]
     yield "wait", _mean([split.wait for split in splits])
     yield "transfer", _mean([split.transfer for split in splits])
+    yield "mfu", deployment.mfu_pct
+    yield "mbu", deployment.mbu_pct
     used = [rank.memory.used for rank in ranks if rank.memory.used is not None]
     yield "memory", max(used) / 2**20 if used else None
 

@@ -153,7 +153,8 @@ def _flat(record: Record) -> Row:
 
 
 def _cell(value: Any) -> Any:
-    return json.dumps(msgspec.to_builtins(value, str_keys=True)) if isinstance(value, list | dict | tuple) else value
+    nested = isinstance(value, list | dict | tuple | msgspec.Struct)
+    return json.dumps(msgspec.to_builtins(value, str_keys=True)) if nested else value
 
 
 def _fields(kind: type[Record], *left_out: str) -> Columns:

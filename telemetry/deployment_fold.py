@@ -163,6 +163,7 @@ class DeploymentFold:
             collective_totals=self._totals.view(),
             experts=self._experts.view(now_ns, window_ns),
             ideal_bubble_pct=self._ideal_bubble(engine.micro_batches),
+            peaks=record.peaks,
             no_demand_pct=self.engine.no_demand_pct(now_ns, window_ns),
         )
 
@@ -221,6 +222,7 @@ class DeploymentFold:
                 losses.of(self.record.deployment, f"rank:{info.rank}"),
                 late[info.rank],
                 staged,
+                self.record.peaks,
                 now_ns,
                 window_ns,
             )

@@ -92,9 +92,9 @@ def model_flops_utilization(flops: float, seconds: float, peak_flops: float, dev
     return flops / (seconds * peak_flops * devices) if seconds > 0 else 0.0
 
 
-def model_bandwidth_utilization(size: float, time_per_output_token: float, peak_bandwidth: float) -> float:
-    """MBU: ((weight bytes + KV bytes) / TPOT) / peak memory bandwidth, from 0 to 1 (Databricks).
+def model_bandwidth_utilization(size: float, seconds: float, peak_bandwidth: float) -> float:
+    """MBU: ((weight bytes + KV bytes) / time) / peak memory bandwidth, from 0 to 1 (Databricks, of one decode step: its TPOT).
 
     `size` of a mixture of experts counts the activated experts' weights only.
     """
-    return size / time_per_output_token / peak_bandwidth if time_per_output_token > 0 else 0.0
+    return size / seconds / peak_bandwidth if seconds > 0 else 0.0

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from statistics import fmean
 from typing import Generic, NamedTuple, TypeVar
 
-from telemetry.snapshot import AxisView, DeploymentView, EngineView, RankView
+from telemetry.snapshot import AxisView, DeploymentView, EngineView, RankView, WorkView
 
 Of = TypeVar("Of")
 
@@ -117,6 +117,8 @@ DEPLOYMENT_GAUGES: tuple[Metric[DeploymentView], ...] = (
         "shardscope_bubble_ratio, mean over ranks.",
         lambda d: share(fmean(shares)) if (shares := [r.bubble_pct for r in d.ranks if r.bubble_pct is not None]) else None,
     ),
+    Metric("model_flops_utilization_mean_ratio", "MFU of the ranks with work, their mean.", lambda d: share(d.mfu_pct)),
+    Metric("model_bandwidth_utilization_mean_ratio", "MBU of the ranks with work, their mean.", lambda d: share(d.mbu_pct)),
     Metric(
         "no_demand_ratio", "Share of the window in which replicas had no request: no bubble.", lambda d: share(d.no_demand_pct)
     ),
@@ -164,6 +166,23 @@ RANK_GAUGES: tuple[Metric[RankView], ...] = (
     Metric("gpu_nvlink_transmit_bytes_per_second", "From the GPU over all NVLinks.", _device("nvlink_tx")),
     Metric("gpu_nvlink_receive_bytes_per_second", "To the GPU over all NVLinks.", _device("nvlink_rx")),
     Metric("step_age_seconds", "Time since the end of the rank's last step.", lambda r: r.age_s),
+)
+WORK_GAUGES: tuple[Metric[WorkView], ...] = (
+    Metric(
+        "model_flops_utilization_ratio",
+        "FLOPs that the model needs / (time with work * the device's peak).",
+        lambda w: share(w.mfu_pct),
+    ),
+    Metric(
+        "model_bandwidth_utilization_ratio",
+        "(Weights + KV that a step has to move) / (time with work * the peak of the device's memory).",
+        lambda w: share(w.mbu_pct),
+    ),
+)
+WORK_COUNTERS: tuple[Metric[WorkView], ...] = (
+    Metric("model_flops", "FLOPs that the model needed of the rank, in this generation.", lambda w: w.flops),
+    Metric("model_weight_bytes", "Weights that the rank's steps had to read, in this generation.", lambda w: w.weight_bytes),
+    Metric("model_kv_bytes", "Keys and values that they had to read and write, in this generation.", lambda w: w.kv_bytes),
 )
 AXIS_GAUGES: tuple[Metric[AxisView], ...] = (
     Metric(

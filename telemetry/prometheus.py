@@ -26,6 +26,8 @@ from telemetry.metric_tables import (
     VLLM_COUNTERS,
     VLLM_GAUGES,
     VLLM_HISTOGRAMS,
+    WORK_COUNTERS,
+    WORK_GAUGES,
     share,
 )
 from telemetry.snapshot import CollectiveTotal, CollectiveView, DeploymentView, HistogramView, RankView, Snapshot
@@ -159,6 +161,11 @@ def _per_rank(deployments: Views) -> Iterator[Metric]:
     text = "Where the rank's time with work went over the window; the parts sum to 1."
     parts = (((*at, part), share(getattr(r.split, part))) for at, r in ranks if r.split for part in _PARTS)
     yield _gauge("shardscope_time_ratio", text, (*_RANK_LABELS, "part"), parts)
+    works = [(at, r.work) for at, r in ranks if r.work is not None]
+    for of_work in WORK_GAUGES:
+        yield _gauge(f"shardscope_{of_work.name}", of_work.help, _RANK_LABELS, ((at, of_work.read(w)) for at, w in works))
+    for of_work in WORK_COUNTERS:
+        yield _counter(f"shardscope_{of_work.name}", of_work.help, _RANK_LABELS, ((at, of_work.read(w)) for at, w in works))
     for of_axis in AXIS_GAUGES:
         values = (((*at, axis), of_axis.read(view)) for at, r in ranks for axis, view in r.axes.items())
         yield _gauge(f"shardscope_{of_axis.name}", of_axis.help, (*_RANK_LABELS, "axis"), values)

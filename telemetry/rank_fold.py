@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from itertools import dropwhile
+from math import isfinite
 
 from msgspec import Struct, structs
 
-from telemetry.formulas import percentile
+from telemetry.formulas import model_bandwidth_utilization, model_flops_utilization, percentile
 from telemetry.lateness import Moved
-from telemetry.records import AxisTime, DeviceRecord, ExpertRecord, RankInfo, RankMemory, StepRecord
+from telemetry.records import AxisTime, DeviceRecord, ExpertRecord, Peaks, RankInfo, RankMemory, StepRecord
 from telemetry.series import SECOND, Seconds, SecondsState, WorkTimeline
-from telemetry.snapshot import AxisView, MemoryView, RankView, TimeSplit
+from telemetry.snapshot import AxisView, MemoryView, RankView, TimeSplit, WorkView
 
 MAX_STEPS = 256  # the latest steps, for the median
 MAX_AXES = 8
@@ -49,6 +50,8 @@ class RankState(Struct, frozen=True, array_like=True):
     times: SecondsState
     experts: SecondsState
     walls: list[tuple[int, int]]
+    work: SecondsState | None = None
+    done: list[float] = []
 
 
 class RankFold:
@@ -63,6 +66,8 @@ class RankFold:
         self._axes: list[str] = []  # in the order in which they came
         self._times = Seconds(shown=_BUSY)  # columns: _TIMES, then the fields of AxisTime for each axis
         self._experts = Seconds(shown=None, kept_s=window_s)  # a column an expert
+        self._work = Seconds(shown=None, kept_s=window_s)  # columns: FLOPs, bytes of weights, bytes of keys and values
+        self._done: list[float] = []  # the same, since the rank began; nothing before it counted any
         self._walls: deque[tuple[int, int]] = deque(maxlen=MAX_STEPS)  # (end, wall) ns
 
     def add_step(self, record: StepRecord, work: WorkTimeline) -> None:
@@ -83,6 +88,10 @@ class RankFold:
             amounts += (axis.calls, axis.bytes, axis.wait_ns, axis.transfer_ns)
         amounts[_BUSY] = busy
         self._times.spread(start, end, amounts)
+        if record.flops is not None and record.weight_bytes is not None and record.kv_bytes is not None:
+            work_done = [float(record.flops), float(record.weight_bytes), float(record.kv_bytes)]
+            self._work.spread(start, end, work_done)
+            self._done = [before + more for before, more in zip(self._done or (0.0, 0.0, 0.0), work_done, strict=True)]
         self._walls.append((end, wall))
         self._last = end, record.memory_bytes
         self._steps += 1
@@ -125,10 +134,11 @@ class RankFold:
         lost: int,
         late_ms: Mapping[str, float],
         staged: bool,
+        peaks: Peaks | None,
         now_ns: int,
         window_ns: int,
     ) -> RankView:
-        """The rank at `now_ns`. `late_ms`: by axis; `staged`: it is one of several stages."""
+        """The rank at `now_ns`. `late_ms`: by axis; `staged`: it is one of several stages; `peaks`: of its device."""
         total = self._times.total(now_ns, window_ns)
         times = dict(zip(_TIMES, total, strict=False))
         steps = times.get("steps", 0.0)
@@ -160,7 +170,22 @@ class RankFold:
             age_s=None if last_end is None else max(0, now_ns - last_end) / SECOND,
             split=self._split(times, sum(total[_AXES + 2 :: 4]), staged),
             device=self._device,
+            work=self._work_view(times.get("work", 0.0) / SECOND, peaks, now_ns, window_ns),
         )
+
+    def _work_view(self, seconds: float, peaks: Peaks | None, now_ns: int, window_ns: int) -> WorkView | None:
+        """`seconds`: of time with work in the window."""
+        if not self._done:
+            return None
+        total = self._work.total(now_ns, window_ns)
+        if not total or seconds <= 0:
+            return WorkView(None, None, None, None, None, *self._done)
+        flops, weights, kv = total
+        mfu = mbu = None
+        if peaks is not None:
+            mfu = 100 * model_flops_utilization(flops, seconds, peaks.flops)
+            mbu = 100 * model_bandwidth_utilization(weights + kv, seconds, peaks.bandwidth)
+        return WorkView(flops / seconds, weights / seconds, kv / seconds, mfu, mbu, *self._done)
 
     @staticmethod
     def _split(times: Mapping[str, float], wait: float, staged: bool) -> TimeSplit | None:
@@ -212,7 +237,9 @@ class RankFold:
         times, experts = self._times.state(now_ns, window_ns), self._experts.state(now_ns, window_ns)
         # not only the steps in the window but all from the first of them on: the oldest make room in the same order
         walls = list(dropwhile(lambda step: step[0] <= now_ns - window_ns, self._walls))
-        return RankState(self.memory, self._device, self.fault, self._last, self._steps, list(self._axes), times, experts, walls)
+        work = self._work.state(now_ns, window_ns) if self._done else None
+        who = self.memory, self._device, self.fault, self._last, self._steps, list(self._axes)
+        return RankState(*who, times, experts, walls, work, self._done)
 
     def restore(self, state: RankState) -> None:
         """Become what `state` was taken of. Raises ValueError when it can be of no rank."""
@@ -226,6 +253,13 @@ class RankFold:
         self._times.restore(state.times)
         self._experts.restore(state.experts)
         self._walls.extend(state.walls)
+        if state.work is not None:
+            if len(state.done) != 3 or any(len(row) != 3 for row in state.work.rows.values()):
+                raise ValueError("work in other columns")
+            if not all(map(isfinite, state.done)):
+                raise ValueError("work that is no number")
+            self._work.restore(state.work)
+            self._done = state.done
 
 
 def _percent(part: float, whole: float) -> float | None:

@@ -19,6 +19,8 @@ MAX_GAPS = 100_000  # of a request record: as many fit into one message
 Count = Annotated[int, Meta(ge=0, le=1 << 48)]
 Idle = Annotated[int, Meta(ge=0, le=1 << 56)]  # two years
 Time = Annotated[int, Meta(ge=-(1 << 61), le=1 << 61)]
+Flops = Annotated[int, Meta(ge=0, le=1 << 60)]
+Rate = Annotated[float, Meta(ge=1.0, le=1e24)]
 
 
 class AxisTime(Struct, frozen=True, gc=False):
@@ -49,6 +51,8 @@ class StepRecord(Struct, frozen=True, tag="step", gc=False):
     was idle before) to the end of this one, and is the sum of its parts:
     `wall = gap + recv_wait + compute + sum(axis.wait + axis.transfer)`, where `gap` is host time without work
     on the device and `recv_wait` the wait for the previous stage's hidden states.
+
+    `flops` and the bytes are analytic, what the model needs of this shard and not what kernels did: see `runtime.rank.work`.
     """
 
     rank: int
@@ -69,6 +73,9 @@ class StepRecord(Struct, frozen=True, tag="step", gc=False):
     kv_blocks_total: Count
     memory_bytes: Count  # device memory (CUDA) or resident set (CPU) of the process
     phases: list[Phase] = []  # in order, without overlap; with the gaps between them they fill `wall_ns`
+    flops: Flops | None = None  # of matrix products and attention
+    weight_bytes: Count | None = None  # read: of a mixture of experts, those that had a token
+    kv_bytes: Count | None = None  # of keys and values, read and written
 
 
 class CollectiveRecord(Struct, frozen=True, tag="collective", gc=False):
@@ -232,6 +239,14 @@ class RankInfo(Struct, frozen=True):
     last_layer: int  # inclusive
 
 
+class Peaks(Struct, frozen=True):
+    """What a rank's device can do at most; of one that ranks share, the rank's equal part."""
+
+    flops: Rate  # a second, dense, in the deployment's dtype
+    bandwidth: Rate  # bytes a second, of its memory
+    source: str  # who says so: "h200's data sheet", "measured here, 2026-11-21"
+
+
 class DeploymentRecord(Struct, frozen=True, tag="deployment"):
     """A deployment's identity and state, at every change of it."""
 
@@ -251,6 +266,7 @@ class DeploymentRecord(Struct, frozen=True, tag="deployment"):
     loaded: int | None = None  # bytes of all ranks, while they load
     to_load: int | None = None
     phase_ns: int | None = None  # when the phase began
+    peaks: Peaks | None = None  # `None`: what the devices can do is not known
 
 
 RankRecord = StepRecord | CollectiveRecord | ExpertRecord | RankMemory | DeviceRecord  # the envelope names their deployment

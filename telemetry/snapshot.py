@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from telemetry.records import DeviceRecord, EventRecord, RankInfo
+from telemetry.records import DeviceRecord, EventRecord, Peaks, RankInfo
 
 
 class MemoryView(Struct, frozen=True):
@@ -101,6 +101,24 @@ class ExpertsView(Struct, frozen=True):
     tokens: tuple[tuple[int, ...], ...]
 
 
+class WorkView(Struct, frozen=True):
+    """What the model needed of a rank (`StepRecord`), a second of its time with work in the window; `None` where there was none.
+
+    `mfu_pct` = FLOPs / (time with work * peak), `mbu_pct` = (weight + KV bytes) / (time with work * peak bandwidth), in percent;
+    `None` also where the device's peaks are not known. A share of a device (`Peaks`) can be exceeded while its other ranks idle.
+    The last three are counted since the rank began.
+    """
+
+    flops_per_s: float | None
+    weight_bytes_per_s: float | None
+    kv_bytes_per_s: float | None
+    mfu_pct: float | None
+    mbu_pct: float | None
+    flops: float
+    weight_bytes: float
+    kv_bytes: float
+
+
 class RankView(Struct, frozen=True):
     """One rank over the last window (`Snapshot.window_s`).
 
@@ -129,6 +147,7 @@ class RankView(Struct, frozen=True):
     age_s: float | None
     split: TimeSplit | None = None
     device: DeviceRecord | None = None  # the last one
+    work: WorkView | None = None  # of ranks that count it
 
     @property
     def cpu_percent(self) -> float | None:
@@ -219,6 +238,17 @@ class DeploymentView(Struct, frozen=True):
     phase_ns: int | None = None  # when the phase began; compare with the snapshot's `time_ns`
     ideal_bubble_pct: float | None = None  # of stages as even as possible with the micro-batches in flight; `None` without stages
     no_demand_pct: float | None = None  # of the window: replicas without requests, which is no bubble
+    peaks: Peaks | None = None  # of each rank
+
+    @property
+    def mfu_pct(self) -> float | None:
+        """Model FLOPs utilization, mean over the ranks that had work."""
+        return _mean([rank.work.mfu_pct for rank in self.ranks if rank.work])
+
+    @property
+    def mbu_pct(self) -> float | None:
+        """Model bandwidth utilization, mean over the ranks that had work."""
+        return _mean([rank.work.mbu_pct for rank in self.ranks if rank.work])
 
 
 class Snapshot(Struct, frozen=True):
@@ -228,3 +258,8 @@ class Snapshot(Struct, frozen=True):
     events: tuple[EventRecord, ...]  # oldest first, bounded
     lost: int  # telemetry messages lost anywhere
     refused: int = 0  # messages and records that were not understood, or told of the future
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

@@ -9,6 +9,7 @@ import msgspec
 
 from runtime.daemon.blame import RankFailure
 from runtime.daemon.launcher import RankGroup
+from runtime.daemon.peaks import device_peaks
 from runtime.daemon.settle import Placement
 from runtime.spec import DeploymentSpec
 from telemetry.devices import DeviceProbe
@@ -23,9 +24,10 @@ class Reports:
 
     def __init__(self, hub: Hub, spec: DeploymentSpec, placement: Placement) -> None:
         self.last: DeploymentRecord | None = None
-        self._hub, self._spec, self._placement = hub, spec, placement
+        self._hub = hub
         self._news = asyncio.Event()
         self._probe = DeviceProbe()
+        self.adopt(spec, placement)
         self._phase = (0, "")  # of which generation
         self._phase_ns = 0
 
@@ -42,7 +44,7 @@ class Reports:
 
     def adopt(self, spec: DeploymentSpec, placement: Placement) -> None:
         """From now on it is told of these."""
-        self._spec, self._placement = spec, placement
+        self._spec, self._placement, self._peaks = spec, placement, device_peaks(placement)
 
     def chosen(self, generation: int) -> None:
         """What the launcher settled of what the operator left open."""
@@ -100,6 +102,7 @@ class Reports:
             loaded=loaded,
             to_load=to_load,
             phase_ns=self._phase_ns if phase else None,
+            peaks=self._peaks,
         )
 
     def _announce(self, record: DeploymentRecord) -> None:

@@ -111,6 +111,7 @@ class Experts:
             AllToAllDispatcher(ep, shape.num_experts) if ep.size > 1 else LocalDispatcher(shape.num_experts)
         )
         self.tokens = torch.zeros(len(owned), dtype=torch.int64)  # processed by each local expert since last read
+        self.rows = self.touched = 0  # processed by local experts, and experts that had any, in all steps so far
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x [n, hidden] -> [n, hidden]; n may be 0, and then only serves the other members' tokens."""
@@ -132,6 +133,8 @@ class Experts:
                 stop = start + count
                 out[start:stop] = self._down[expert](silu_and_mul(self._gate_up[expert](sent.rows[start:stop])))
                 start = stop
+                self.touched += 1
+        self.rows += start
         return out
 
 

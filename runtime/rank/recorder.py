@@ -14,6 +14,7 @@ from runtime.rank.executor import Executor
 from runtime.rank.memory import MemoryProbe
 from runtime.rank.timeline import Later, Stretch
 from runtime.rank.totals import Totals
+from runtime.rank.work import Work, WorkCounter
 from telemetry.emitter import Emitter
 from telemetry.records import AxisTime, Phase, Record, StepRecord
 
@@ -36,6 +37,7 @@ class _Step(NamedTuple):
     kv_used: int
     phases: Later
     calls: list[int]  # the last of each axis
+    work: Work
 
 
 class StepRecorder:
@@ -47,6 +49,7 @@ class StepRecorder:
         self._kv_blocks = kv_blocks
         self._probe = memory
         self._totals = Totals(config, executor)
+        self._work = WorkCounter(executor.stage, executor.mesh)
         self._steps: deque[_Step] = deque()
         self._arrived, self._idle = 0, False
         self._untold: list[Record] = []
@@ -63,8 +66,11 @@ class StepRecorder:
         """The host is through with the step."""
         calls = [axis.calls for axis in self._axes]
         prefill, phases = tokens - plan.decodes, self._executor.timeline.take()
+        ended, work = _clock(), self._work.of(plan, tokens)
         self._steps.append(
-            _Step(step, slot, self._arrived, self._idle, _clock(), prefill, plan.decodes, sequences, plan.kv_used, phases, calls)
+            _Step(
+                step, slot, self._arrived, self._idle, ended, prefill, plan.decodes, sequences, plan.kv_used, phases, calls, work
+            )
         )
         self.settle()
 
@@ -134,6 +140,9 @@ class StepRecorder:
                 kv_blocks_total=self._kv_blocks - 1,
                 memory_bytes=self._memory,
                 phases=told,
+                flops=step.work.flops,
+                weight_bytes=step.work.weight_bytes,
+                kv_bytes=step.work.kv_bytes,
             )
         )
         self._totals.saw(start)

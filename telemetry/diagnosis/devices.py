@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from statistics import fmean
 from typing import Any
 
 from telemetry.diagnosis.figures import degree, mean_split, spare_bytes
 from telemetry.diagnosis.finding import Finding, Rule, ms, names, numbers, percent
-from telemetry.diagnosis.thresholds import DRAM_ACTIVE, HARMLESS, HOST, KV_FULL, WORTH_SAYING
-from telemetry.snapshot import DeploymentView
+from telemetry.diagnosis.thresholds import DRAM_ACTIVE, HARMLESS, HOST, KV_FULL, MBU, WORTH_SAYING
+from telemetry.snapshot import DeploymentView, RankView
 
 
 def kv_pressure(deployment: DeploymentView) -> Iterator[Finding]:
@@ -93,12 +93,21 @@ def host_bound(deployment: DeploymentView) -> Iterator[Finding]:
 
 
 def memory_bandwidth(deployment: DeploymentView) -> Iterator[Finding]:
-    """Memory as busy as it gets, where devices tell (GPM): the roof, no loss. Silent where they do not."""
-    active = [rank.device.dram_active for rank in deployment.ranks if rank.device and rank.device.dram_active is not None]
-    if active and len(active) == len(deployment.ranks) and min(active) >= DRAM_ACTIVE:
-        headline = f"memory bandwidth is the limit: {percent(fmean(active))} active"
+    """Memory as busy as it gets, by what the model has to move or by what devices tell (GPM): the roof, no loss. Silent where
+    neither is known of all ranks."""
+    needed = _of_all(deployment, lambda rank: rank.work.mbu_pct if rank.work else None)
+    active = _of_all(deployment, lambda rank: rank.device.dram_active if rank.device else None)
+    told = [(needed, MBU, "of its peak for weights and KV"), (active, DRAM_ACTIVE, "of DRAM cycles active")]
+    words = [f"{percent(fmean(shares))} {what}" for shares, _, what in told if shares]
+    if any(shares and min(shares) >= roof for shares, roof, _ in told):
         advice = "more sequences in a step use each weight more often"
-        yield Finding("memory-bandwidth", "info", headline, "DRAM cycles, all devices", advice)
+        yield Finding("memory-bandwidth", "info", f"memory bandwidth is the limit: {words[0]}", ", ".join(words[1:]), advice)
+
+
+def _of_all(deployment: DeploymentView, figure: Callable[[RankView], float | None]) -> list[float]:
+    """Nothing unless every rank has it."""
+    shares = [value for rank in deployment.ranks if (value := figure(rank)) is not None]
+    return shares if len(shares) == len(deployment.ranks) else []
 
 
 DEVICES: tuple[Rule, ...] = (kv_pressure, throttled, host_bound, memory_bandwidth)

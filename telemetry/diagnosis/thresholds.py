@@ -8,6 +8,7 @@ HOST = 15.0  # percent without work for the device: more than a scheduler that p
 BALANCE = 0.8  # mean over max of the members' tokens: the fullest has a quarter more to do than the mean
 TOKENS_TO_JUDGE = 200  # of a layer, per member: of fewer, chance alone makes loads so uneven
 KV_FULL = 0.95  # of the blocks: the rest is less than a prompt wants
+MBU = 70.0  # percent of the peak for weights and KV alone: activations, collectives and gaps want the rest
 DRAM_ACTIVE = 80.0  # percent of cycles: copies alone reach some 90, so this is the roof
 SILENT_S = 2.0  # without a step amid work: twice as long as telemetry's slowest report
 STEPPING_S = 1.0  # who made a step so lately is not silent

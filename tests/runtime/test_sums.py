@@ -65,6 +65,7 @@ def test_what_is_counted_adds_up(
     check_stages(sums)
     check_kinds_are_the_steps(sums)
     check_memory(sums)
+    check_work(sums)
 
 
 def check_tokens(sums: Sums, delivered: int) -> None:
@@ -184,6 +185,34 @@ def check_memory(sums: Sums) -> None:
         assert memory.used < memory.total
         assert memory.weights > 100_000
         assert memory.kv > 0
+
+
+def check_work(sums: Sums) -> None:
+    """However a model is divided, its parts need the FLOPs of the whole. With fewer kv heads than ranks, several keep one."""
+    shape, layout = sums.shape, sums.layout
+    lengths = [len(prompt) + NEW - 1 for prompt in PROMPTS]  # the last token is never put in
+    kept = max(shape.num_kv_heads, layout.tp)
+    channels = shape.num_heads * shape.head_dim
+    parameters = [2 * (channels + kept * shape.head_dim) * shape.hidden_size] * shape.num_layers
+    for layer in range(shape.num_layers):
+        if shape.is_moe_layer(layer):
+            active = 3 * shape.experts_per_token * shape.expert_intermediate_size
+            parameters[layer] += shape.hidden_size * (shape.num_experts * layout.tp + active)  # every rank has the router
+        else:
+            parameters[layer] += 3 * shape.hidden_size * shape.intermediate_size
+    pairs = sum(length * (length + 1) // 2 for length in lengths)
+    head = shape.vocab_size * shape.hidden_size * NEW * len(PROMPTS)
+    expected = 2 * (sum(parameters) * sum(lengths) + head) + 4 * channels * pairs * shape.num_layers
+    steps = [step for steps in sums.steps.values() for step in steps]
+    assert sum(step.flops for step in steps) == expected
+    weights = {told.rank: told.weights for told in sums.recorded.all(RankMemory)}
+    for step in steps:
+        place = 2 * shape.head_dim * (kept // layout.tp) * ITEM  # of one token in one layer
+        layers = len(stage_layers(shape, layout.pp)[layout.coordinates(step.rank).pp])
+        assert step.kv_bytes >= 2 * place * layers * (step.prefill_tokens + step.decode_tokens), (
+            "each is written, and sees itself"
+        )
+        assert step.weight_bytes < weights[step.rank]
 
 
 def test_drawn_tokens_need_every_logit(shared_zygote: Zygote, make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:

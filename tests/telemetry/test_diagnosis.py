@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from runtime.spec import DeploymentSpec
 from telemetry.diagnosis import diagnose
 from telemetry.records import DeviceRecord
-from telemetry.snapshot import AxisView, MemoryView
+from telemetry.snapshot import AxisView, MemoryView, WorkView
 
 
 def found(view):
@@ -137,6 +137,22 @@ def test_memory_bandwidth_where_devices_tell():
     assert (first.kind, first.severity, second.kind) == ("memory-bandwidth", "info", "fine")
     assert "memory-bandwidth" not in found(active(50.0))
     assert "memory-bandwidth" not in found(active(None))
+
+
+def test_memory_bandwidth_by_what_the_model_has_to_move():
+    def needs(mbu, device=None):
+        work = None if mbu is None else WorkView(1e12, 1e12, 1e11, 3.0, mbu, 0.0, 0.0, 0.0)
+        return change(deployment(tp=2), work=work, device=device)
+
+    first, _ = diagnose(needs(82.0), 10.0)
+    assert (first.kind, first.headline) == (
+        "memory-bandwidth",
+        "memory bandwidth is the limit: 82% of its peak for weights and KV",
+    )
+    assert "memory-bandwidth" not in found(needs(40.0))
+    assert "memory-bandwidth" not in found(needs(None))
+    both = found(needs(82.0, DeviceRecord(0, 1, 0, dram_active=91.0)))["memory-bandwidth"]
+    assert both.evidence == "91% of DRAM cycles active"
 
 
 def test_a_straggler_is_named_with_its_cost_and_its_reason():

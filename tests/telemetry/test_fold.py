@@ -22,7 +22,7 @@ from telemetry.codec import (
 from telemetry.diagnosis import diagnose
 from telemetry.fold import MAX_EVENTS, Fold
 from telemetry.prometheus import render
-from telemetry.records import AxisTime, DeviceRecord, EventRecord, ExpertRecord, RankMemory, Record
+from telemetry.records import AxisTime, DeviceRecord, EventRecord, ExpertRecord, Peaks, RankMemory, Record
 
 T = 1000 * S
 
@@ -54,6 +54,40 @@ def test_util_counts_compute_and_transfer_and_no_demand_is_no_bubble():
     assert rank.allreduce_ms == pytest.approx(300)
     assert rank.axes["tp"].bytes == pytest.approx(4096)
     assert rank.age_s == pytest.approx(4.0)
+
+
+def test_what_the_model_needs_beside_what_the_device_can():
+    """Of the time with work: two steps of a second and a second between them, in which the replica had some."""
+    told = msgspec.structs.replace(deployment(), peaks=Peaks(1e12, 1e9, "h200's data sheet"))
+    fold = fold_of(told, engine(T - 5 * S, running=0), engine(T, running=1))
+    for start in (T, T + 2 * S):
+        done = {"flops": 3 * 10**11, "weight_bytes": 2 * 10**8, "kv_bytes": 10**8}
+        fold.add(envelope(msgspec.structs.replace(step(start, S, idle=S if start > T else 0), **done)), start + S)
+    fold.add(envelope(engine(T + 3 * S, running=0)), T + 3 * S)
+    view = fold.snapshot(T + 6 * S).deployments[0]
+    work = view.ranks[0].work
+    assert (work.flops_per_s, work.weight_bytes_per_s, work.kv_bytes_per_s) == pytest.approx((2e11, 4e8 / 3, 2e8 / 3))
+    assert (work.mfu_pct, work.mbu_pct) == pytest.approx((20, 20))
+    assert (view.mfu_pct, view.mbu_pct) == pytest.approx((20, 20))
+    assert (work.flops, work.weight_bytes, work.kv_bytes) == (6e11, 4e8, 2e8)
+    assert view.peaks.source == "h200's data sheet"
+    later = fold.snapshot(T + 60 * S).deployments[0]
+    assert (later.ranks[0].work.mfu_pct, later.mfu_pct, later.ranks[0].work.flops) == (None, None, 6e11), (
+        "no work, no share of it"
+    )
+
+
+def test_utilization_is_unavailable_and_never_zero_where_something_is_not_known():
+    counted = msgspec.structs.replace(step(T, S), flops=10**9, weight_bytes=10**6, kv_bytes=0)
+    no_peaks = fold_of(deployment(), engine(T), counted).snapshot(T + S).deployments[0]
+    assert no_peaks.ranks[0].work.flops_per_s == pytest.approx(1e9)
+    assert (no_peaks.ranks[0].work.mfu_pct, no_peaks.mbu_pct) == (None, None)
+    told = msgspec.structs.replace(deployment(), peaks=Peaks(1e12, 1e9, "x"))
+    older = fold_of(told, engine(T), step(T, S)).snapshot(T + S).deployments[0]
+    assert (older.ranks[0].work, older.mfu_pct) == (None, None), "its ranks do not count"
+    nothing = msgspec.structs.replace(counted, flops=0, weight_bytes=0)
+    idle = fold_of(told, engine(T), nothing).snapshot(T + S).deployments[0]
+    assert (idle.mfu_pct, idle.mbu_pct) == (0.0, 0.0), "a step without tokens needs nothing, and that is known"
 
 
 def test_bubble_is_idle_with_work_and_waiting_for_the_previous_stage():
@@ -205,7 +239,7 @@ def test_the_same_records_give_the_same_snapshot_and_it_travels():
 def whole_run():
     """(arrival, message) of a minute of two tp ranks and their engine, all kinds of records, a rank now and then late."""
     records = [
-        (T, deployment(tp=2)),
+        (T, msgspec.structs.replace(deployment(tp=2), peaks=Peaks(1e14, 1e11, "h200"))),
         (T, RankMemory(0, 1, 100, 50, None, 1000, 700, used=300, time_ns=T)),
         (T, engine(T, running=4, generated=77)),
     ]
@@ -214,6 +248,8 @@ def whole_run():
         for rank in (0, 1):
             axes = {"tp": AxisTime(4, 4096, (20 + 9 * i * rank) * MS if i % 3 else 0, (11 + 3 * rank) * MS)}
             stepped = step(at + rank * MS, 700 * MS, rank=rank, number=i, idle=i * MS, axes=axes)
+            if i > 5:
+                stepped = msgspec.structs.replace(stepped, flops=i << 40, weight_bytes=1 << 30, kv_bytes=i << 20)
             if i % 5 != 4 or rank:  # the other one's message is lost: that step is never joined
                 records.append((at + 2 * S + rank * S // 4, stepped))
             calls = collective(at, rank, [i * MS, 7], [MS, 9 * MS], start_ns=at - S // (1 + i % 3), size=100 << i % 4)
@@ -254,7 +290,7 @@ def test_the_run_of_which_keyframes_are_taken_shows_everything():
     view = fold.snapshot(RUN[-1][0]).deployments[0]
     assert view.experts.tokens
     assert len(view.collectives) == 4
-    assert all(rank.axes["tp"].late_ms is not None and rank.split for rank in view.ranks)
+    assert all(rank.axes["tp"].late_ms is not None and rank.split and rank.work.mbu_pct for rank in view.ranks)
 
 
 def test_a_keyframe_of_before_the_last_version_can_be_entered():

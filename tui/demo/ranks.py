@@ -6,8 +6,8 @@ from functools import lru_cache
 from statistics import fmean
 from typing import Any
 
-from telemetry.records import DeviceRecord, RankInfo
-from telemetry.snapshot import AxisView, MemoryView, RankView, TimeSplit
+from telemetry.records import DeviceRecord, Peaks, RankInfo
+from telemetry.snapshot import AxisView, MemoryView, RankView, TimeSplit, WorkView
 from tui.demo import story
 from tui.demo.experts import FAN_OUT
 from tui.demo.figures import expert_tokens
@@ -15,6 +15,7 @@ from tui.demo.pace import HIDDEN, LAYERS, Pace, all_reduces, all_to_alls, paces
 from tui.demo.schedule import Script, Second, second_of, window
 
 TOTAL = 141_000_000_000
+PEAKS = Peaks(989e12, 4.8e12, "h200's data sheet")
 _USED = 134_500_000_000
 WEIGHTS = 61_000_000_000  # of all ranks of a replica
 _ACTIVATIONS, _WORKSPACE, _OTHER = 9_600_000_000, 2_900_000_000, 900_000_000
@@ -38,6 +39,7 @@ def rank_view(script: Script, at: float, rank: int) -> RankView:
         lost=0,
         age_s=0.1 if story.load(moment) else moment - story.ACTS["quiet"][0],
         device=_device(script, at, rank),
+        work=_work(script, at, rank),
     )
 
 
@@ -169,6 +171,14 @@ def _device(script: Script, at: float, rank: int) -> DeviceRecord:
         cpu_limit=64.0,
         memory_limit=1 << 40,
     )
+
+
+def _work(script: Script, at: float, rank: int) -> WorkView:
+    """Decoding: most of what the memory gives, little of what the tensor cores could."""
+    util, seconds = _busy(script, max(0, int(at) - 1), rank), 30 * script.moment(at)
+    flops, weights, kv = 0.0019 * util * PEAKS.flops, 0.0043 * util * PEAKS.bandwidth, 0.0021 * util * PEAKS.bandwidth
+    counted = (seconds * rate for rate in (flops, weights, kv))
+    return WorkView(flops, weights, kv, 100 * flops / PEAKS.flops, 100 * (weights + kv) / PEAKS.bandwidth, *counted)
 
 
 def _starting(info: RankInfo, state: str, moment: float, script: Script) -> RankView:

@@ -10,7 +10,7 @@ from runtime.layout import Layout
 from telemetry.records import StepRecord
 from telemetry.snapshot import DeploymentView, Snapshot
 from tui.demo import figures, story
-from tui.demo.ranks import WEIGHTS, rank_view
+from tui.demo.ranks import PEAKS, WEIGHTS, rank_view
 from tui.demo.schedule import Script
 from tui.demo.timeline import timeline
 
@@ -77,6 +77,7 @@ def deployment(script: Script, at: float, emulated: bool = False) -> DeploymentV
         name=script.name,
         state=state,
         generation=generation,
+        peaks=PEAKS,
         model=f"/models/{script.name}-a3b" if script.name == MOE else f"/models/{script.name}",
         layout=script.layout.asdict(),
         device="H200",

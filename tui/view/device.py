@@ -11,13 +11,13 @@ _GB = 1e9  # links are told in powers of ten, as their makers do
 
 
 def device_panel(rank: RankView, units: str, columns: int) -> list[Line]:
-    """A title and a GPU's eight rows, or a CPU's two; what nobody tells is `--`."""
+    """A title and a GPU's nine rows, or a CPU's three; what nobody tells is `--`."""
     told = rank.device or DeviceRecord(rank.info.rank, 0, 0)
     lines = [rule((Span("device ", "title"), Span(clean(rank.info.device), "bold")), (), columns)]
-    rows = _process(told, units)
+    rows = [*_work(rank), *_process(told, units)]
     if not rank.info.device.startswith("cpu"):
-        (_cpu, cpu), (_rss, rss) = rows
-        rows = [*_gpu(told), ("process", [("CPU " + cpu[0][0], ""), ("RSS " + rss[0][0], ""), *cpu[1:], *rss[1:]])]
+        work, (_cpu, cpu), (_rss, rss) = rows
+        rows = [work, *_gpu(told), ("process", [("CPU " + cpu[0][0], ""), ("RSS " + rss[0][0], ""), *cpu[1:], *rss[1:]])]
     return lines + [_row(name, parts, columns) for name, parts in rows]
 
 
@@ -49,6 +49,15 @@ def _gpu(told: DeviceRecord) -> list[tuple[str, list[tuple[str, str]]]]:
     ]
 
 
+def _work(rank: RankView) -> list[tuple[str, list[tuple[str, str]]]]:
+    """What the model needs of the device, beside what the device can do."""
+    work = rank.work
+    flops, weights, kv = (work.flops_per_s, work.weight_bytes_per_s, work.kv_bytes_per_s) if work else (None, None, None)
+    moved = None if weights is None or kv is None else weights + kv
+    figures = [f"MFU {percent(work.mfu_pct if work else None)}", f"MBU {percent(work.mbu_pct if work else None)}"]
+    return [("model", [(figure, "") for figure in (*figures, f"{_si(flops)}FLOP/s", f"{_si(moved)}B/s")])]
+
+
 def _active(told: DeviceRecord) -> list[tuple[str, float | None]]:
     """GPM's where the device has them, beside what NVML calls utilization: the share of time in which any kernel ran."""
     return [("SM", told.sm_active), ("tensor", told.tensor_active), ("DRAM", told.dram_active), ("any", told.gpu_util)]
@@ -60,6 +69,14 @@ def _process(told: DeviceRecord, units: str) -> list[tuple[str, list[tuple[str, 
         ("CPU", [(f"{percent(told.cpu_percent)}", ""), (f"limit {cores} cores", "")]),
         ("RSS", [(f"{size(told.rss, units)}", ""), (f"limit {size(told.memory_limit, units)}", "")]),
     ]
+
+
+def _si(value: float | None) -> str:
+    """With the prefix of its unit: `1.2 T`."""
+    if value is None:
+        return f"{UNAVAILABLE} "
+    limit, prefix = next((each for each in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")) if value >= each[0]), (1.0, ""))
+    return f"{value / limit:.{1 if value / limit < 9.95 and prefix else 0}f} {prefix}"
 
 
 def _rate(value: float | None) -> str:
