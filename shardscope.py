@@ -1,55 +1,26 @@
-"""The front door: the command line.
-
-stdout is data, stderr is words. Exit codes: 0 fine, 1 failed, 2 usage (impossible layouts and bad values among it).
-"""
+"""The front door. It imports the command line only once Ctrl-C cannot end it in a traceback."""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 
-import typer
-
-from cli import deployments, recordings, screen
-from runtime.calibrate.command import calibrate
-from runtime.planner.command import plan
-
-app = typer.Typer(
-    name="shardscope",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    help="See and steer sharded LLM inference.",
-)
-app.callback(invoke_without_command=True)(screen.dashboard)
-for command in (
-    screen.demo,
-    deployments.daemon,
-    deployments.deploy,
-    deployments.reconfigure,
-    deployments.status,
-    deployments.stop,
-    deployments.logs,
-    deployments.generate,
-    deployments.stress,
-    recordings.record,
-    recordings.replay,
-    recordings.compare,
-    recordings.export,
-    recordings.recover,
-    plan,
-    calibrate,
-    screen.keys,
-    screen.web,
-    deployments.curve_keys,
-):
-    app.command()(command)
+INTERRUPTED = 128 + signal.SIGINT
 
 
 def main() -> None:
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else it is ignored, as behind nohup
+    if ours:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))  # an exception would get lost in what is half imported
+    from cli.commands import app
+
+    if ours:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         app(prog_name="shardscope")
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

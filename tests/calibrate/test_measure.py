@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from runtime.calibrate.worlds import RANK_MODULE, World, measure
 from runtime.layout import Layout
 from runtime.rank.nursery import Zygote
-from shardscope import app
+from cli.commands import app
 
 
 @pytest.fixture(scope="module")

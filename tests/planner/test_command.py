@@ -11,7 +11,7 @@ import pytest
 from asked import measured
 from typer.testing import CliRunner, Result
 
-from shardscope import app
+from cli.commands import app
 
 
 def plan(*arguments: str) -> Result:

@@ -10,7 +10,7 @@ import zmq
 from handmade import MS, deployment, step
 from typer.testing import CliRunner
 
-from shardscope import app
+from cli.commands import app
 from telemetry.client import TelemetryClient
 from telemetry.curve import HubKeys, KeyProblem, ViewerKeys, make_keys
 from telemetry.emitter import Emitter
