@@ -19,6 +19,7 @@ from telemetry.records import (
     Envelope,
     EventRecord,
     ExpertRecord,
+    Peaks,
     Phase,
     RankInfo,
     RankMemory,
@@ -38,7 +39,8 @@ def provenance(name="demo", **fields):
 def deployment(ranks, name="demo", state="READY", time_ns=T, axis="tp"):
     infos = [RankInfo(r, 0, 0, r * (axis == "ep"), r * (axis == "tp"), 100 + r, "cpu", 0, 3) for r in range(ranks)]
     layout = {"dp": 1, "pp": 1, "ep": 1, "tp": 1} | {axis: ranks}
-    return DeploymentRecord(name, 1, time_ns, state, "/models/tiny", layout, "cpu", "float32", False, infos)
+    peaks = Peaks(1e12, 1e9, "measured here")
+    return DeploymentRecord(name, 1, time_ns, state, "/models/tiny", layout, "cpu", "float32", False, infos, peaks=peaks)
 
 
 class Run:
@@ -116,6 +118,9 @@ class Run:
                 kv_blocks_total=64,
                 memory_bytes=(1 << 21) + tick,
                 phases=[Phase("forward", MS, wall - 3 * MS), Phase("sample", wall - 2 * MS, MS)],
+                flops=2 * 10**10,
+                weight_bytes=18 * 10**6,
+                kv_bytes=2 * 10**6,
             )
             yield at + wall + jitter(2 * MS), self.envelope(f"rank:{rank}", step)
 

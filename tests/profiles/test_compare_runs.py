@@ -47,6 +47,8 @@ def test_a_slowed_run_is_worse_and_back_again_better(fast, tmp_path):
     assert step.low < step.delta < step.high
     assert step.delta == pytest.approx(0.3 * 42.5 / 51, abs=0.05)
     assert {change.measure for change in comparison.regressions(0.05)} >= {"throughput", "step"}
+    mbu = next(change for change in comparison.changes if change.measure == "MBU")
+    assert (mbu.unit, mbu.a) == ("%", pytest.approx(100 * 20e6 / 0.1 / 1e9, rel=0.02)), "20 MB each tenth of a second, of 1 GB/s"
     assert comparison.regressions(0.5) == []
     assert verdicts(compare(slow, fast))["throughput"] == BETTER
 
@@ -111,7 +113,7 @@ def whole_run(rng, slower):
 
 
 def test_noise_is_noise_in_all_measures_together():
-    """Eleven measures of runs that differ in nothing: a word other than noise in at most one of twenty comparisons."""
+    """All measures of runs that differ in nothing: a word other than noise in at most one of twenty comparisons."""
     spoke = 0
     for trial in range(40):
         rng = numpy.random.default_rng((8, trial))

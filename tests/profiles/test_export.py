@@ -85,6 +85,10 @@ def test_counters_tell_what_records_do(trace, moe_file):
     memory = counters[10, "memory MiB", 1e6]
     assert memory == {"weights": 1.0, "kv": 0.25, "activations": 0.0625, "workspace": 0.03125, "other": 0.5}
     assert {name for _, name, _ in counters} >= {"replica 0 tokens/s", "tokens in a step", "CPU %", "KV blocks"}
+    first = next(step for step in steps() if step.rank == 0)
+    at = (first.start_ns - T) / 1e3
+    assert counters[10, "model GFLOP/s", at] == {"needed": pytest.approx(2e10 / first.wall_ns)}
+    assert counters[10, "model GB/s", at] == {"weights": 18e6 / first.wall_ns, "KV": 2e6 / first.wall_ns}
     with Profile(moe_file) as profile:
         rates = [e["args"]["all layers"] for e in trace_events(profile) if e["name"] == "tokens to experts /s"]
     assert rates == [sum(map(sum, r.tokens)) for r in recorded(ExpertRecord, experts=(2, 4))]
@@ -153,6 +157,7 @@ def test_csv(run_file, tmp_path):
         (s.rank, s.step, s.axes["tp"].wait_ns) for s in steps()
     ]
     assert rows[0]["deployment"] == "demo"
+    assert rows[0]["flops"] == str(2 * 10**10)
 
 
 def test_parquet(run_file, tmp_path):

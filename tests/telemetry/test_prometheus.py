@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from telemetry.fold import Fold
 from telemetry.prometheus import render
-from telemetry.records import AxisTime, ExpertRecord
+from telemetry.records import AxisTime, ExpertRecord, Peaks
 
 T = 1000 * S
 PARTS = ("compute", "transfer", "wait", "stage", "host")
@@ -115,6 +115,22 @@ def test_where_the_time_goes_and_who_is_late(parallel):
     parts = [parallel["shardscope_time_ratio", "demo", "0", "0", part, "0", "0", "0"] for part in PARTS]
     assert sum(parts) == pytest.approx(1)
     assert parallel["shardscope_step_late_seconds", "tp", *rank] == pytest.approx(0.04)
+
+
+def test_utilization_where_the_devices_peaks_are_known():
+    told = msgspec.structs.replace(deployment(tp=2), peaks=Peaks(1e12, 1e9, "h200"))
+    counted = msgspec.structs.replace(step(T, S), flops=10**11, weight_bytes=10**8, kv_bytes=10**8)
+    for record, known in ((told, True), (deployment(tp=2), False)):
+        fold = Fold()
+        fold.add(envelope(record, engine(T), counted, sender="daemon"), T + S)
+        samples = values(fold.snapshot(T + S))
+        rank = ("demo", "0", "0", "0", "0", "0")
+        assert samples["shardscope_model_flops_total", *rank] == 1e11
+        assert samples["shardscope_model_weight_bytes_total", *rank] == samples["shardscope_model_kv_bytes_total", *rank] == 1e8
+        shares = {
+            key: value for key, value in samples.items() if "utilization" in key[0] and key[0].startswith("shardscope_model")
+        }
+        assert list(shares.values()) == (pytest.approx([0.1, 0.2, 0.1, 0.2]) if known else [])
 
 
 def test_experts_demand_and_findings(parallel):
