@@ -95,7 +95,7 @@ class Judge:
         from runtime.checkpoint.config import CheckpointError, read_shape
 
         if not text.strip():
-            wrong["model"] = "model: which one? enter to type a checkpoint's directory, tab completes it"
+            wrong["model"] = "model: which one? Type a checkpoint's directory, tab completes it"
             return None
         try:
             key = str(path), (path / "config.json").stat().st_mtime_ns

@@ -14,7 +14,7 @@ import re
 import string
 import tomllib
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,9 +52,20 @@ class Keymap:
 
     bound: Mapping[str, str] = field(default_factory=dict)
 
+    def table(self, name: str, keys: Iterable[Key]) -> list[Key]:
+        """A table with the user's keys. Some entries show the key of another with their own, `[ ]`: not once that is another."""
+        given = [(key, self.applied(name, key)) for key in keys]
+        gone = {key.shown for key, mine in given if mine is not key}
+        return [_without(gone, mine) if mine is key else mine for key, mine in given]
+
     def applied(self, table: str, key: Key) -> Key:
         mine = self.bound.get(key.named(table)) if self.bound else None
         return key if mine is None else key._replace(key=mine, shown=" ".join(map(shown, mine.split(","))))
+
+
+def _without(gone: Collection[str], key: Key) -> Key:
+    words = [word for word in key.shown.split() if word not in gone]
+    return key._replace(shown=" ".join(words)) if gone and words else key
 
 
 def shown(key: str) -> str:

@@ -6,6 +6,7 @@ Nothing that tmux or a shell takes: no ctrl+a, ctrl+b, ctrl+enter. A screen's ow
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 STEER, WRITE = "steer", "write"  # what a key may need: a daemon to steer, or at least not to be read-only
@@ -40,6 +41,12 @@ class Key(NamedTuple):
         return f"{table}.{'show-' if self.screen else ''}{words}"
 
 
+def hint(keys: Iterable[Key], method: str, words: str) -> str:
+    """`words` with the key in force for an action where `{}` stands; nothing where there is no such key or it is off."""
+    key = next((key for key in keys if key.method == method and not key.off), None)
+    return words.replace("{}", key.shown.split()[0], 1) if key is not None else ""
+
+
 SCREENS = (  # a number key a screen; `name` is its mode
     ("overview", Key("1", "1", "app.switch_mode('overview')", "Overview", "ranks, engine and events of one deployment", 4)),
     ("rank", Key("2", "2", "app.switch_mode('rank')", "Rank", "one rank: where its step goes, memory, device, log", 4)),
@@ -58,8 +65,8 @@ SCREENS = (  # a number key a screen; `name` is its mode
 APP = (
     *(key for _name, key in SCREENS),
     Key("space", "space", "app.pause", "pause", "freeze what is shown; collection goes on", 1),
-    Key("l", "l", "app.overlay('logs')", "logs", "what the ranks and the engine wrote; esc closes", 5),
-    Key("a", "a", "app.overlay('events')", "events", "everything that happened; esc closes", 6),
+    Key("l", "l", "app.overlay('logs')", "logs", "what the ranks and the engine wrote; the same key closes", 5),
+    Key("a", "a", "app.overlay('events')", "events", "everything that happened; the same key closes", 6),
     Key("d", "d", "app.deploy", "deploy", "to Deploy, with the remedy of the verdict filled in", 7, WRITE),
     Key("x", "x", "app.stress", "stress", "to Stress, load for this deployment", 10, WRITE),
     Key("r", "r", "app.record", "record", "have the daemon record this deployment, or end its recording", 7, STEER),
@@ -105,7 +112,7 @@ RANK = (
     Key("escape", "esc", "app.switch_mode('overview')", "back", "to the overview", 2),
     Key("left_square_bracket,left", "[", "screen.step_rank(-1)", "previous rank", "the previous rank", None),
     Key("right_square_bracket,right", "[ ]", "screen.step_rank(1)", "rank", "the next rank", 2),
-    Key("l", "l", "screen.open_log", "log", "what this rank wrote; esc closes", 3),
+    Key("l", "l", "screen.open_log", "log", "what this rank wrote; the same key closes", 3),
 )
 
 PIPELINE = (
@@ -124,7 +131,7 @@ PIPELINE = (
 FORM = (  # every screen with a form
     Key("down,j", "down j", "screen.move(1)", "field below", "mark the field below", None),
     Key("up,k", "up k", "screen.move(-1)", "field above", "mark the field above", None),
-    Key("left", "left", "screen.turn(-1)", "less", "the marked field's value before: half as much, the previous choice", None),
+    Key("left", "←", "screen.turn(-1)", "less", "the marked field's value before: half as much, the previous choice", None),
     Key("right", "← →", "screen.turn(1)", "value", "the marked field's next value: twice as much, the next choice", 1),
     Key("enter", "enter", "screen.type", "type", "type the marked field's value; enter keeps it, esc forgets it", 1),
 )
@@ -141,7 +148,7 @@ DEPLOY = (
 PLAN = (
     Key("left_square_bracket", "[", "screen.move(-1)", "previous field", "mark the previous field of the question", None),
     Key("right_square_bracket", "[ ]", "screen.move(1)", "field", "mark the next field of the question", 2),
-    Key("left", "left", "screen.turn(-1)", "less", "the marked field's value before: half as much, the previous choice", None),
+    Key("left", "←", "screen.turn(-1)", "less", "the marked field's value before: half as much, the previous choice", None),
     Key("right", "← →", "screen.turn(1)", "value", "the marked field's next value: twice as much, the next choice", 1),
     Key("e", "e", "screen.type", "type", "type the marked field's value; enter keeps it, esc forgets it", 2),
     Key("down,j", "down j", "screen.row(1)", "layout below", "mark the layout below", None),

@@ -36,7 +36,7 @@ def fields() -> tuple[Field, ...]:
 
     formats = ("auto", "bf16", "fp8", "int8", "int4", "fp16", "fp32")
     return (
-        Field("model", "model", "path", "a checkpoint's directory or a named model; e to type, tab completes"),
+        Field("model", "model", "path", "a checkpoint's directory or a named model; tab completes it"),
         Field("gpu", "gpu", "choice", "of the catalogue, or local: this machine's", tuple(known_names())),
         Field("gpus", "gpus", "count", "how many"),
         Field("isl", "in", "count", "tokens of input", first=128),

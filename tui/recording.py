@@ -56,7 +56,7 @@ class Recordings:
         if told.error:
             return f"{told.order}: {told.error}", True
         if (path := getattr(told.news, "path", "")) and told.order.verb == "record":
-            return f"recording {name} to {path}; r ends it", False
+            return f"recording {name} to {path}; the same key ends it", False
         words = getattr(told.news, "words", "")
         if not words or told.news == self._told:
             return "", False

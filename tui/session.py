@@ -142,8 +142,7 @@ class Session:
         found: list[Key] = []
         taken: set[str] = set()
         for table, keys in tables:
-            mapped = [self._keymap.applied(table, key) for key in keys]
-            mine = [key for key in mapped if not taken.issuperset(key.key.split(","))]
+            mine = [key for key in self._keymap.table(table, keys) if not taken.issuperset(key.key.split(","))]
             found += [key._replace(off=self.obstacle(key.needs)) if key.needs else key for key in mine]
             taken.update(each for key in mine for each in key.key.split(","))
         return tuple(found)

@@ -12,6 +12,7 @@ from terminal import shown
 from tui import keys
 from tui.app import tables
 from tui.keymap import Keymap, KeymapError, listing, parsed, read_keymap
+from tui.screens.help import HelpScreen
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,6 +100,27 @@ async def test_the_new_key_works_the_old_one_does_not_and_the_footer_knows():
         await pilot.press("g")
         assert not any("── stage 0" in line for line in await redrawn(app, pilot))
         assert "p" in {key.shown for key in app.screen.all_keys() if key.action == "app.pause"}
+
+
+async def test_hints_name_the_keys_in_force():
+    keymap = parsed('[app]\ndeploy = "D"\n[overview]\nclear-filter = "ctrl+x"\n[rank]\nprevious-rank = "p"', tables())
+    async with dashboard(98, size=(120, 40), keymap=keymap) as (app, pilot):
+        assert any(line.endswith("[D]") for line in shown(app))
+        await pilot.press("slash", *"r99", "enter")
+        assert "no rank matches the filter; ^x clears it" in "\n".join(await redrawn(app, pilot))
+        await pilot.press("2")
+        foot = (await redrawn(app, pilot))[-1]
+        assert "] rank" in foot
+        assert "[ ]" not in foot
+
+
+async def test_the_key_for_help_closes_it_again():
+    async with dashboard(keymap=parsed('[app]\nhelp = "h"', tables())) as (app, pilot):
+        before = app.screen
+        await pilot.press("h")
+        assert isinstance(app.screen, HelpScreen)
+        await pilot.press("h")
+        assert app.screen is before
 
 
 def test_the_command_line_tells_of_a_bad_file_and_exits_with_2(tmp_path):

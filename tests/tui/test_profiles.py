@@ -299,7 +299,7 @@ def test_the_verdict_of_a_comparison_names_the_news_the_greatest_first():
 
 
 def test_a_comparison_is_drawn_to_scale():
-    rows = {text(each).strip().split("  ")[0]: text(each) for each in comparison_lines(COMPARED, True, 160)}
+    rows = {text(each).strip().split("  ")[0]: text(each) for each in comparison_lines(COMPARED, True, "", 160)}
     better, worse, noise = (rows[name] for name in ("throughput", "TTFT p99", "TTFT p50"))
     assert better.index("│") == worse.index("│") == noise.index("┿")
     assert better.rindex("o") > worse.rindex("o") > worse.index("│")
@@ -308,7 +308,7 @@ def test_a_comparison_is_drawn_to_scale():
 
 @pytest.mark.parametrize("columns", [1, 10, 40, 79, 120, 300])
 def test_a_comparison_fits(columns):
-    assert all(width(each) <= columns for each in comparison_lines(COMPARED, True, columns))
+    assert all(width(each) <= columns for each in comparison_lines(COMPARED, True, "", columns))
 
 
 async def test_every_size_draws(run_dir):

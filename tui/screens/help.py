@@ -15,7 +15,9 @@ from tui.widgets.lines import Lines
 
 class HelpScreen(ModalScreen[None]):
     BINDINGS = [  # noqa: RUF012
-        Binding("escape,question_mark,q", "app.pop_screen", "close", show=False),
+        Binding("escape", "app.pop_screen", "close", show=False),
+        Binding("question_mark", "app.pop_screen", "close", show=False, id="app.help"),  # or what the user has for it
+        Binding("q", "app.pop_screen", "close", show=False, id="app.quit"),
         Binding("down,j", "scroll(1)", "down", show=False),
         Binding("up,k", "scroll(-1)", "up", show=False),
         Binding("pagedown,space", "scroll(10)", "page down", show=False),

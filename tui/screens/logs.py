@@ -44,7 +44,7 @@ class LogsScreen(FilteredView):
         following = self._following()
         who = "all" if self._rank is None else f"rank {self._rank}"
         title = f"log of {clean(deployment.name)}, {who}" + (f"  / {self._wanted}" if self._wanted else "")
-        state = line("at the newest line", "dim") if following else line("scrolled back, end goes to the newest", "accent")
+        state = line("at the newest line", "dim") if following else line("scrolled back from the newest line", "accent")
         head.append(rule(line(title, "title"), state, columns))
         focus = (len(body) - 1, len(body)) if body and following else None
         body = body or [line(" no line holds that" if self._wanted else " nothing was written yet", "dim")]

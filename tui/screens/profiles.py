@@ -90,7 +90,7 @@ class ProfilesScreen(View):
         if self._work is not None:
             share = "" if self._work.share is None else f" {percent(100 * self._work.share)}"
             return Verdict("info", f"{self._work.words}{share}")
-        return Verdict("bad", self._wrong) if self._wrong else list_verdict(listed)
+        return Verdict("bad", self._wrong) if self._wrong else list_verdict(listed, self.usable_keys())
 
     def _rows(self) -> list[Row]:
         shown = self.session.replay.path if self.session.replay else None

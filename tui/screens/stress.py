@@ -159,7 +159,8 @@ class StressScreen(FormView):
         """Begin; ask first when others are at work on the deployment."""
         deployment = self._deployment()
         if self._phase == "running":
-            self.app.notify("Not now: a load is running; K stops it.", severity="warning")
+            stops = keys.hint(self.all_keys(), "stop_load", "; {} stops it")
+            self.app.notify(f"Not now: a load is running{stops}.", severity="warning")
         elif self._phase == "over":
             self.action_new()
         elif deployment is None:
@@ -196,7 +197,7 @@ class StressScreen(FormView):
     def _over(self) -> None:
         if self._load is not None and not self.is_current:
             state = self._load.state
-            words = f"failed: {state.error}" if state.error else "is over; 7 shows it"
+            words = f"failed: {state.error}" if state.error else "is over"
             self.app.notify(f"The load on {state.name} {words}.", severity="error" if state.error else "information", timeout=10)
         self._parts["body"].scroll_to(y=0, animate=False)
         self.redraw()

@@ -10,7 +10,7 @@ from math import prod
 
 from runtime.planner.hardware import catalogued, find_gpu
 from telemetry.snapshot import CollectiveView, DeploymentView, Snapshot
-from tui.keys import Key
+from tui.keys import Key, hint
 from tui.view.bars import Share, gauge
 from tui.view.columns import Column, fitting, row, titles
 from tui.view.figures import UNAVAILABLE, milliseconds, percent, short, size
@@ -113,15 +113,15 @@ def collectives(
     found = f"{len(kinds)} of {len(deployment.collectives)}" if expression else f"{len(kinds)}"
     wanted: Line = (Span("collectives", "title"), Span(f"  / {clean(expression)}" if expression else "", "accent"))
     head += [rule(wanted, line(f"{found}, last {window}", "dim"), columns), crop(titles(shown, sort), columns)]
-    body = [crop(row(shown, kind), columns) for kind in kinds] or [_none(deployment, expression)]
+    body = [crop(row(shown, kind), columns) for kind in kinds] or [_none(deployment, expression, keys)]
     room = rows - len(head) - len(foot) - len(body) - 1
     chart = _chart(kinds, link, columns, room) if kinds and room >= _CHART else []
     return Frame(head, [*body, BLANK, *chart] if chart else body, foot=foot).cropped(columns, rows)
 
 
-def _none(deployment: DeploymentView, expression: str) -> Line:
+def _none(deployment: DeploymentView, expression: str, keys: Sequence[Key]) -> Line:
     if deployment.collectives:
-        return line(f" no collective matches '{clean(expression)}'; esc clears the filter", "dim")
+        return line(f" no collective matches '{clean(expression)}'" + hint(keys, "clear_filter", "; {} clears the filter"), "dim")
     if deployment.layout and prod(degree for axis, degree in deployment.layout.items() if axis != "dp") == 1:
         return line(" this layout needs no collectives: each replica is one rank", "dim")
     return line(" no collective in the window", "dim")

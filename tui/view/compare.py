@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from profiles.comparison import BETTER, NOISE, WORSE, Change, Comparison
 from telemetry.snapshot import Snapshot
-from tui.keys import Key
+from tui.keys import Key, hint
 from tui.view.columns import Column, fitting, row, titles
 from tui.view.figures import UNAVAILABLE
 from tui.view.frame import Frame
@@ -45,10 +45,11 @@ def compared(
 ) -> Frame:
     """The whole screen. `everything`: with the measures inside noise."""
     head, foot = head_and_foot(snapshot, feed, options, keys, columns, height, comparison_verdict(found))
-    return Frame(head, comparison_lines(found, everything, columns), [], foot).cropped(columns, height)
+    body = comparison_lines(found, everything, hint(keys, "everything", ": {} shows them"), columns)
+    return Frame(head, body, [], foot).cropped(columns, height)
 
 
-def comparison_lines(found: Comparison, everything: bool, columns: int) -> list[Line]:
+def comparison_lines(found: Comparison, everything: bool, more: str, columns: int) -> list[Line]:
     lines = [rule(line("compare", "title"), line("B against A", "dim"), columns)]
     lines += [_pair("A", found.a, columns), _pair("B", found.b, columns)]
     lines.append(rule(line("made otherwise", "title"), line(str(len(found.differences)), "dim"), columns))
@@ -67,7 +68,7 @@ def comparison_lines(found: Comparison, everything: bool, columns: int) -> list[
     lines += [crop(row(shaped, each), columns) for each in shown]
     hidden = len(found.changes) - len(shown)
     if hidden:
-        lines.append(line(f" {hidden} measures inside noise: f shows them", "dim"))
+        lines.append(line(f" {hidden} measures inside noise{more}", "dim"))
     return lines
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from telemetry.snapshot import DeploymentView, Snapshot
-from tui.keys import Key
+from tui.keys import Key, hint
 from tui.view.bars import Share, gauge
 from tui.view.course import Course, course_lines
 from tui.view.figures import size, whole
@@ -53,7 +53,7 @@ def deploy(
 ) -> Frame:
     """The whole screen, `columns` wide and made for `rows`."""
     columns = max(1, columns)
-    head, foot = head_and_foot(snapshot, feed, options, keys, columns, rows, said(desk))
+    head, foot = head_and_foot(snapshot, feed, options, keys, columns, rows, said(desk, hint(keys, "fix", " ({})")))
     room = max(0, rows - len(head) - len(foot))
     panels = _panels(desk, snapshot, options.units, columns, room)
     left_columns = min(max(_LEFT[0], columns * 2 // 5), _LEFT[1]) if columns >= _SIDE_BY_SIDE else columns
@@ -71,20 +71,20 @@ def deploy(
     return Frame(head, body, panels, foot, (at, at + 1)).cropped(columns, rows)
 
 
-def said(desk: Desk) -> Verdict:
-    """What is to be said of the form."""
+def said(desk: Desk, fix: str = "") -> Verdict:
+    """What is to be said of the form. `fix`: the key that takes what would do."""
     found = desk.judgement
     if found is None:
         return Verdict("info", "reading the checkpoint and the machine")
     wrong = problems_first(desk.form, found.wrong)
     if wrong:
         more = f"; {len(set(wrong)) - 1} more" if len(set(wrong)) > 1 else ""
-        return Verdict("bad", wrong[0] + more, remedy=f"{found.remedy_words} (f)" if found.remedy else "")
+        return Verdict("bad", wrong[0] + more, remedy=found.remedy_words + fix if found.remedy else "")
     if found.fit is None:
         return Verdict("info", found.placement or "it can be")
     verdict = found.fit.verdict
     if verdict.word == "no":
-        return Verdict("bad", "it does not fit", verdict.reason, verdict.change + (" (f)" if found.remedy else ""))
+        return Verdict("bad", "it does not fit", verdict.reason, verdict.change + (fix if found.remedy else ""))
     if verdict.word == "tight":
         return Verdict("warn", "tight", verdict.reason)
     return Verdict("good", "fits", verdict.reason)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from telemetry.formulas import balancedness
 from telemetry.snapshot import DeploymentView, ExpertsView, Snapshot
-from tui.keys import Key
+from tui.keys import Key, hint
 from tui.view.bars import Share, gauge, history
 from tui.view.columns import MARK
 from tui.view.figures import UNAVAILABLE, percent, short
@@ -133,7 +133,8 @@ def experts(
     room = max(0, columns - _LABEL - figures)
     shape = board(view.owners, room)
     offset = shape.offset(look.expert, room)
-    lower = _lower(deployment, view, look, columns, rows - len(head) - len(foot) - 3)
+    closes = hint(keys, "preview" if look.asked else "detail", "{} closes")
+    lower = _lower(deployment, view, look, closes, columns, rows - len(head) - len(foot) - 3)
     order = ordered(view, look.sort)
     head += [
         _title(view, look, shape, room, snapshot.window_s, columns),
@@ -186,15 +187,15 @@ def _layer(
     return (*name, *fit(cells(shape, row, offset, room), room), *fit(end, figures))
 
 
-def _lower(deployment: DeploymentView, view: ExpertsView, look: Look, columns: int, room: int) -> list[Line]:
+def _lower(deployment: DeploymentView, view: ExpertsView, look: Look, closes: str, columns: int, room: int) -> list[Line]:
     """What is said below the heat takes a third of the room at most, and nothing where there is little."""
     most = max(0, min(room // 2, 14))
     if most < 3:
         return []
     if look.asked:
-        lines = _preview(view, look.preview, columns, most)
+        lines = _preview(view, look.preview, closes, columns, most)
     elif look.detail:
-        lines = _expert(deployment, view, look, columns, most)
+        lines = _expert(deployment, view, look, closes, columns, most)
     else:
         lines = _summary(view, columns, most)
     return lines[:most]
@@ -229,7 +230,7 @@ def _owners(view: ExpertsView, columns: int) -> list[Line]:
     return bars
 
 
-def _expert(deployment: DeploymentView, view: ExpertsView, look: Look, columns: int, rows: int) -> list[Line]:
+def _expert(deployment: DeploymentView, view: ExpertsView, look: Look, closes: str, columns: int, rows: int) -> list[Line]:
     """One expert over the layers, a column a layer."""
     expert = look.expert
     owner = view.owners[expert]
@@ -250,15 +251,15 @@ def _expert(deployment: DeploymentView, view: ExpertsView, look: Look, columns: 
     scale = [f"{max(ratios):4.1f}x "] + [" " * 6] * (len(drawn) - 1)
     chart = [(Span(f" {mark}", "dim"), Span(text, "graph")) for mark, text in zip(scale, drawn, strict=True)]
     under = line(f"       L{view.layers[0]} to L{view.layers[-1]}, over the mean of each layer", "dim")
-    return [rule(title, line("enter closes", "dim"), columns), facts, *chart, under]
+    return [rule(title, line(closes, "dim"), columns), facts, *chart, under]
 
 
-def _preview(view: ExpertsView, found: Placement | None, columns: int, rows: int) -> list[Line]:
+def _preview(view: ExpertsView, found: Placement | None, closes: str, columns: int, rows: int) -> list[Line]:
     title = line("another placement of experts", "title")
     if found is None:
         why = "one owner has them all" if members(view) == 1 else "the greedy one is no evener than what runs"
-        return [rule(title, line("b closes", "dim"), columns), line(f" nothing to gain: {why}", "dim")]
-    lines = [rule(title, line("b closes; nothing is moved", "dim"), columns)]
+        return [rule(title, line(closes, "dim"), columns), line(f" nothing to gain: {why}", "dim")]
+    lines = [rule(title, line("; ".join(filter(None, (closes, "nothing is moved"))), "dim"), columns)]
     gain = (Span(f" busiest member over the mean {found.before:.2f}x → "), Span(f"{found.after:.2f}x", "good"))
     lines.append((*gain, Span(f", {len(found.moves)} of {len(found.owners)} experts move")))
     texts = [f"E{move.expert} e{move.source}→e{move.target}" for move in found.moves]

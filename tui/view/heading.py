@@ -19,8 +19,9 @@ _STATES = {  # glyph, role
     "RECONFIGURING": ("◐", "warn"),
     "DRAINING": ("○", "warn"),
     "FAILED": ("×", "bad"),
-    "DEAD": ("×", "bad"),  # this and the next are a rank's own
+    "DEAD": ("×", "bad"),  # this and the next two are a rank's own
     "STALLED": ("!", "warn"),
+    "SUSPENDED": ("!", "warn"),
     "STOPPED": ("■", "dim"),
 }
 _LEVELS = {"good": ("✓", "good"), "info": ("·", "accent"), "warn": ("!", "warn"), "bad": ("×", "bad")}
@@ -28,7 +29,6 @@ _VERDICT_LINES = 3
 _MARGINS = 4  # of line 1: left, right, and between its two halves
 _CUT = " ..."
 _GLUE = "\xa0"  # a space at which no line is broken
-_TAKE = " [d]"  # the key, and the place to click, that takes a remedy to the deploy screen
 
 
 def state(name: str) -> Span:
@@ -91,12 +91,12 @@ def layout_name(layout: dict[str, int]) -> str:
     return " ".join(f"{axis}{layout[axis]}" for axis in ("tp", "pp", "ep", "dp") if layout.get(axis, 1) > 1) or "tp1"
 
 
-def tabs(snapshot: Snapshot | None, options: Options, columns: int) -> list[Line]:
-    """A line to choose among several deployments; none for one."""
+def tabs(snapshot: Snapshot | None, options: Options, key: str, columns: int) -> list[Line]:
+    """A line to choose among several deployments, by a `key`; none for one."""
     if snapshot is None or len(snapshot.deployments) < 2:
         return []
     current = chosen(snapshot, options)
-    parts = [Part(0, line("tab", "key", "screen.next_deployment(1)"))]
+    parts = [Part(0, line(key, "key", "screen.next_deployment(1)"))]
     for i, deployment in enumerate(snapshot.deployments):
         here = deployment is current
         mark = Span("> " if here else "  ", "accent")
@@ -107,8 +107,12 @@ def tabs(snapshot: Snapshot | None, options: Options, columns: int) -> list[Line
     return [crop((Span(" "), *keep(parts, columns - 1)), columns)]
 
 
-def verdict_lines(found: Verdict, columns: int, limit: int = _VERDICT_LINES) -> list[Line]:
-    """One line if evidence and remedy fit, else as many as they need up to `limit`; what matters least goes first."""
+def verdict_lines(found: Verdict, columns: int, limit: int = _VERDICT_LINES, take: str = "") -> list[Line]:
+    """One line if evidence and remedy fit, else as many as they need up to `limit`; what matters least goes first.
+
+    `take`: the key, and the place to click, that takes a remedy to the deploy screen; empty where nothing can.
+    """
+    take = f" [{take}]" if take and found.fields else ""
     glyph, role = _LEVELS[found.level]
     mark = Span(f" {glyph} ", role)
     room = max(1, columns - len(mark.text) - 1)
@@ -116,7 +120,7 @@ def verdict_lines(found: Verdict, columns: int, limit: int = _VERDICT_LINES) -> 
     pieces = [
         cause,
         clean(f": {found.evidence}") if found.evidence else "",
-        clean(f". Try: {found.remedy}") + (_TAKE.replace(" ", _GLUE) if found.fields else "") if found.remedy else "",
+        clean(f". Try: {found.remedy}") + take.replace(" ", _GLUE) if found.remedy else "",
     ]
     wrapped = _wrapped(pieces, room, limit)
     while len(pieces) > 1 and wrapped[-1].endswith(_CUT):
@@ -129,9 +133,8 @@ def verdict_lines(found: Verdict, columns: int, limit: int = _VERDICT_LINES) -> 
         strong, rest = part[:said], part[said:]
         said = max(0, said - len(part) - 1)
         lead = mark if i == 0 else Span("   ")
-        took = i == len(wrapped) - 1 and found.fields and rest.endswith(_TAKE)
-        take = (Span(_TAKE, "key", "app.deploy"),) if took else ()
-        lines.append(crop((lead, Span(strong, emphasis), Span(rest.removesuffix(_TAKE) if took else rest), *take), columns))
+        taken = (Span(take, "key", "app.deploy"),) if take and i == len(wrapped) - 1 and rest.endswith(take) else ()
+        lines.append(crop((lead, Span(strong, emphasis), Span(rest.removesuffix(take) if taken else rest), *taken), columns))
     return lines
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from telemetry.snapshot import DeploymentView, Snapshot
-from tui.keys import Key
+from tui.keys import Key, hint
 from tui.view import panels
 from tui.view.frame import Frame
 from tui.view.grid import columns_fit, grid, grid_rows
@@ -37,7 +37,7 @@ def overview(snapshot: Snapshot | None, feed: Feed, options: Options, keys: Sequ
         if room > len(titles):
             head += titles
             room -= len(titles)
-        ranks = ranks or [line(" no rank matches the filter; esc clears it", "dim")]
+        ranks = ranks or [line(" no rank matches the filter" + hint(keys, "clear_filter", "; {} clears it"), "dim")]
     below = max(room - len(ranks), min(panels.SMALLEST, room // 2))
     lower = panels.panels(deployment, snapshot, columns, below)
     return Frame(head, ranks, lower, foot, focus).cropped(columns, rows)

@@ -139,7 +139,7 @@ def pipeline(
     lower = summary(deployment, snapshot.window_s, columns) if room >= 8 else []
     legend = keep([Part(i, line(f" {text}", "dim")) for i, text in enumerate(LEGEND)], columns, " ") if room >= 14 else BLANK
     if shown is None:
-        why = "no step was heard before the pause; space resumes" if feed.paused_s is not None else "no step in the last seconds"
+        why = "no step was heard before the pause" if feed.paused_s is not None else "no step in the last seconds"
         nothing = line(f" {why}", "dim")
         return Frame([*head, rule(line("timeline", "title"), BLANK, columns)], [nothing], lower, foot).cropped(columns, rows)
     if shown.marked is not None and room >= 12:

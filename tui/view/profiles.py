@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from profiles.listing import COMPLETE, CUT, RECORDING, Listed
 from telemetry.snapshot import Snapshot
-from tui.keys import Key
+from tui.keys import Key, hint
 from tui.view.columns import Column, fitting, row, titles
 from tui.view.figures import UNAVAILABLE, age, size
 from tui.view.frame import Frame
@@ -49,25 +49,27 @@ def profiles(
     chosen = fitting(_columns(rows, now_s, options.units), columns)
     head += [rule(line("recordings", "title"), line(str(len(rows)), "dim"), columns), crop(titles(chosen, ""), columns)]
     body = [crop(row(chosen, each, marked=place == cursor), columns) for place, each in enumerate(rows)]
-    body = body or [line(" none yet: r records what is shown, o opens a file", "dim")]
+    ways = (hint(keys, "record", "{} records what is shown"), hint(keys, "type_path", "{} opens a file"))
+    body = body or [line(f" none yet: {', '.join(filter(None, ways))}", "dim")]
     room = height - len(head) - len(foot) - len(body)
     panels = _details(rows[cursor].listed, columns)[: max(0, min(_DETAILS, max(room, height // 3)))] if rows else []
     focus = (cursor, cursor + 1) if rows else None
     return Frame(head, body, panels, foot, focus).cropped(columns, height)
 
 
-def list_verdict(rows: Sequence[Row]) -> Verdict:
+def list_verdict(rows: Sequence[Row], keys: Sequence[Key]) -> Verdict:
     """What can be done with what is there."""
     marked = {each.mark: each.listed.path.name for each in rows if each.mark}
     if len(marked) == 2:
-        return Verdict("info", f"v compares A {marked['A']} with B {marked['B']}")
+        return Verdict("info", hint(keys, "compare", f"{{}} compares A {marked['A']} with B {marked['B']}"))
     if marked:
-        return Verdict("info", f"A is {marked['A']}", "space on another one makes it B")
+        return Verdict("info", f"A is {marked['A']}", hint(keys, "mark", "{} on another one makes it B"))
     cut = sum(each.listed.state == CUT for each in rows)
     if cut:
         evidence = "what is whole in them is shown"
         return Verdict("warn", f"{cut} of {len(rows)} were not finished", evidence, "shardscope recover FILE")
-    return Verdict("good", f"{len(rows)} recordings", "enter replays one, space marks two to compare")
+    ways = (hint(keys, "open", "{} replays one"), hint(keys, "mark", "{} marks two to compare"))
+    return Verdict("good", f"{len(rows)} recordings", ", ".join(filter(None, ways)))
 
 
 def _columns(rows: Sequence[Row], now_s: float, units: str) -> list[Column[Row]]:

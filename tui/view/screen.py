@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from telemetry.snapshot import Snapshot
-from tui.keys import Key
+from tui.keys import Key, hint
 from tui.view.heading import identity, tabs, verdict_lines
 from tui.view.line import Line, crop
 from tui.view.manual import footer
@@ -30,9 +30,10 @@ def head_and_foot(
     """
     head = [identity(snapshot, feed, options, columns)]
     if not options.maximised:
-        head += tabs(snapshot, options, columns)
+        head += tabs(snapshot, options, hint(keys, "next_deployment", "{}"), columns)
     labels = {"pause": "resume"} if feed.paused_s is not None else {}
     foot = [crop(footer(keys, columns, labels), columns)] if rows >= _FOOT_FROM else []
     room = max(1, rows - len(head) - len(foot))
     limit = 1 if options.maximised else max(1, min(3, room // 4))
-    return head + verdict_lines(said or verdict(snapshot, feed, options), columns, limit), foot
+    found = said or verdict(snapshot, feed, options)
+    return head + verdict_lines(found, columns, limit, hint(keys, "deploy", "{}")), foot

@@ -21,7 +21,7 @@ def _flag(name: str, label: str) -> Field:
     return _field(name, label, "choice", choices=(_NO, _YES))
 
 
-MODEL = _field("model", "model", "path", help="a Hugging Face checkpoint's directory; enter to type, tab completes")
+MODEL = _field("model", "model", "path", help="a Hugging Face checkpoint's directory; tab completes it")
 NAME = _field("name", "name", "text", help="the deployment's", blank="the directory's")
 LIVE = (  # what can change while it serves
     _field("tp", "tp"),

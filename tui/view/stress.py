@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from runtime.stress.progress import LoadState
 from telemetry.snapshot import DeploymentView, Snapshot
-from tui.keys import Key
+from tui.keys import Key, hint
 from tui.view.figures import whole
 from tui.view.form import Form, form_lines, help_line
 from tui.view.frame import Frame
@@ -47,25 +47,27 @@ def stress(
     head, foot = head_and_foot(snapshot, feed, options, keys, columns, rows)
     room = max(0, rows - len(head) - len(foot))
     if shown.load is None:
-        body, focus = _asked(chosen(snapshot, options), shown, columns)
+        body, focus = _asked(chosen(snapshot, options), shown, keys, columns)
         return Frame(head, body, foot=foot, focus=focus).cropped(columns, rows)
     views = snapshot.deployments if snapshot is not None else ()
     loaded = next((view for view in views if view.name == shown.load.name), None)
     if shown.load.alive:
         body = live_lines(shown.load, loaded, shown.window, shown.recorded, options.units, columns, room)
     else:
-        body = found_lines(shown.load, loaded, columns, room)
+        body = found_lines(shown.load, loaded, hint(keys, "new", "{} for another load"), columns, room)
     return Frame(head, body, foot=foot).cropped(columns, rows)
 
 
-def _asked(deployment: DeploymentView | None, shown: Stress, columns: int) -> tuple[list[Line], tuple[int, int]]:
+def _asked(
+    deployment: DeploymentView | None, shown: Stress, keys: Sequence[Key], columns: int
+) -> tuple[list[Line], tuple[int, int]]:
     """The form, and the rows of it that must be in sight."""
     name = clean(deployment.name) if deployment is not None else "nothing"
     title = rule(line("stress", "title"), line(f"of {name}", "dim"), columns)
     beside = columns >= _BESIDE
     fields = form_lines(shown.form, shown.wrong, _FORM if beside else columns)
     beside_it = columns - _FORM - 2 if beside else columns
-    said = [*_said(deployment, shown, beside_it), *_completions(shown, beside_it)]
+    said = [*_said(deployment, shown, keys, beside_it), *_completions(shown, beside_it)]
     if beside:
         high = max(len(fields), len(said))
         pairs = zip(fields + [BLANK] * (high - len(fields)), said + [BLANK] * (high - len(said)), strict=True)
@@ -76,17 +78,17 @@ def _asked(deployment: DeploymentView | None, shown: Stress, columns: int) -> tu
     return body, (first, first + 1)
 
 
-def _said(deployment: DeploymentView | None, shown: Stress, columns: int) -> list[Line]:
+def _said(deployment: DeploymentView | None, shown: Stress, keys: Sequence[Key], columns: int) -> list[Line]:
     """What stands in the way, else what will happen, and what the marked field means."""
     lines: list[Line] = []
     if shown.obstacle:
         lines += _wrapped("× ", f"No load can be started from here: {shown.obstacle}.", columns, "warn")
     elif deployment is None:
-        lines += _wrapped("· ", "Nothing is deployed: there is nothing to put a load on (6 deploys).", columns, "dim")
+        lines += _wrapped("· ", "Nothing is deployed: there is nothing to put a load on.", columns, "dim")
     elif "" in shown.wrong:
         lines += _wrapped("× ", shown.wrong[""], columns, "bad")
     elif words := load_words(shown.form):
-        lines += _wrapped("· ", f"x starts: {words}. It is recorded as a profile.", columns, "accent")
+        lines += _wrapped("· ", hint(keys, "start", f"{{}} starts: {words}. It is recorded as a profile."), columns, "accent")
     marked, wrong = shown.form.marked.name in shown.wrong, help_line(shown.form, shown.wrong)
     return lines + _wrapped("x " if marked else "  ", wrong, columns, "bad" if marked else "dim")
 

@@ -18,11 +18,11 @@ _LEAST_GRAPH = 3
 _PLOT_ROWS = 12
 
 
-def found_lines(state: LoadState, deployment: DeploymentView | None, columns: int, rows: int) -> list[Line]:
+def found_lines(state: LoadState, deployment: DeploymentView | None, again: str, columns: int, rows: int) -> list[Line]:
     """As many rows as there is to say; the histories of a single load fill what `rows` leave."""
     top = [title(state, columns)]
     if state.error:
-        return [*top, *_wrapped(state.error, columns, "bad"), line(" n for another load", "dim")]
+        return [*top, *_wrapped(state.error, columns, "bad"), line(f" {again}", "dim")]
     found = state.found
     if found is None:
         return top
