@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -15,6 +16,8 @@ from runtime.layout import Layout
 from telemetry.snapshot import Snapshot
 
 ROLLING_BACK = "rolling back"
+RECONFIGURE = "reconfigure"  # kind of the events of a reconfiguration: its phases' times, then how it ended
+_PHASE_TIME = re.compile(rf"(?P<back>{ROLLING_BACK}, )?(?P<phase>[a-z-]+) took (?P<seconds>\d+\.\d+) s")
 MAX_REQUEST = 1 << 20  # bytes; a peer that sends more is disconnected
 
 
@@ -119,6 +122,16 @@ class PhaseTime(Struct, frozen=True):
     phase: str
     seconds: float
     rollback: bool = False
+
+    def __str__(self) -> str:
+        """`rolling back, load took 0.512 s`: the text of its event."""
+        return f"{f'{ROLLING_BACK}, ' if self.rollback else ''}{self.phase} took {self.seconds:.3f} s"
+
+    @classmethod
+    def read(cls, text: str) -> PhaseTime | None:
+        """Of such a text; None of any other."""
+        found = _PHASE_TIME.fullmatch(text)
+        return cls(found["phase"], float(found["seconds"]), bool(found["back"])) if found else None
 
 
 class Changed(Struct, frozen=True, tag="changed"):

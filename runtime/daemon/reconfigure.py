@@ -101,7 +101,7 @@ class Change:
         if self._phase:
             ended = PhaseTime(self._phase, (at - self._since) / 1e9, self.back)
             self._phases.append(ended)
-            self._tell(f"{'rolling back, ' if ended.rollback else ''}{ended.phase} took {ended.seconds:.3f} s")
+            self._tell(str(ended))
         self._phase, self._since = phase, at
 
 

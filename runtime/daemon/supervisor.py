@@ -15,7 +15,7 @@ from typing import Any
 
 from runtime.checkpoint.config import ModelShape
 from runtime.checkpoint.tokenizer import Tokenizer
-from runtime.control import Outcome
+from runtime.control import RECONFIGURE, Outcome
 from runtime.daemon import blame, state
 from runtime.daemon.attention import Attention
 from runtime.daemon.blame import RankFailure
@@ -91,7 +91,7 @@ class Supervisor:
             change.end(Outcome.UNCHANGED)
             return change
         self._change = change
-        self._reports.event(self.generation, "info", "operator", f"reconfigure: {change}")
+        self._reports.event(self.generation, "info", "operator", f"{RECONFIGURE}: {change}")
         self.frontend.narrow(new.placement.max_model_len)
         self._attention.wake()
         return change
@@ -233,7 +233,12 @@ class Supervisor:
         self._reports.capacity(ranks.group)
         self._sampling = asyncio.create_task(self._reports.watch_devices(ranks.group))
         self._enter(State.READY, ranks.group)
-        return await ranks.until(lambda: self._change is not None)
+
+        def changes() -> bool:
+            self._reports.suspensions(ranks.group)
+            return self._change is not None
+
+        return await ranks.until(changes)
 
     async def _pause(self, ranks: Generation) -> RankFailure | None:
         """Let the steps under way end. What is not back in time is computed again."""
@@ -288,7 +293,7 @@ class Supervisor:
             change, self._change = self._change, None
             over = change.end(outcome, cause)
             severity = {Outcome.CHANGED: "info", Outcome.FAILED: "error"}.get(over.outcome, "warning")
-            self._reports.event(self.generation, severity, "reconfigure", over.words)
+            self._reports.event(self.generation, severity, RECONFIGURE, over.words)
 
     def _close_to_clients(self, failure: RankFailure) -> None:
         self.frontend.fail(f"lost its ranks: {failure}")
@@ -298,7 +303,7 @@ class Supervisor:
         self._engines.send(message)
 
     def _tell_phase(self, words: str) -> None:
-        self._reports.event(self.generation, "info", "reconfigure", words)
+        self._reports.event(self.generation, "info", RECONFIGURE, words)
 
     def _enter(self, entered: State, group: RankGroup | None = None) -> None:
         self.state = entered

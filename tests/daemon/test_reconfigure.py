@@ -16,7 +16,7 @@ from served import Served, until
 from under_load import STREAMS, Birth, Load, Reconfiguration, comes_to, commit, pids
 
 from runtime.client import DaemonError
-from runtime.control import Changed, Outcome
+from runtime.control import RECONFIGURE, Changed, Outcome
 from runtime.rank.faults import Fault
 
 PHASES = ["drain", "stop", "load", "warm-up", "replay"]
@@ -79,8 +79,8 @@ def test_sixteen_streams_live_through_every_layout(undisturbed: list[str], serve
     deployment = served.deployment()
     assert (deployment["state"], deployment["generation"]) == ("READY", generation + 2)
     assert deployment["layout"] == {"dp": 1, "pp": 2, "ep": 1, "tp": 2}
-    told = [event.text for event in served.client.snapshot().events if event.kind == "reconfigure"]
-    assert [text.split()[0] for text in told[-6:-1]] == PHASES
+    told = [event.text for event in served.client.snapshot().events if event.kind == RECONFIGURE]
+    assert told[-6:] == [*map(str, change.phases), change.words]
 
 
 def test_a_rank_that_dies_while_steps_drain(undisturbed: list[str], served: Served) -> None:

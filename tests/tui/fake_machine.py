@@ -1,7 +1,12 @@
-"""Machines that are always the same."""
+"""Machines that are always the same, and checkpoints as far as a judge reads them."""
+
+import json
+from pathlib import Path
 
 from runtime.daemon.settle import Machine
+from runtime.planner.models import find_model
 from tui.view.fit import Device, Hardware
+from tui.view.settings import DEFAULTS, as_text
 
 GIB = 1 << 30
 
@@ -19,3 +24,16 @@ def here(hardware):
     """What a judge is given."""
     machine = Machine(gpus=len(hardware.gpus), cpus=(0, 1), cores=(0, 1), quota=None, architecture="x86_64")
     return machine, hardware
+
+
+def written(path, name="llama-3.1-405b", **changes):
+    """A checkpoint's config.json, which is all that a judgement reads."""
+    data = Path(find_model.__code__.co_filename).parent / "data" / "models.json"
+    config = {**json.loads(data.read_text())[name]["config"], "architectures": ["LlamaForCausalLM"], **changes}
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+def asked(model, **values):
+    return {**as_text(DEFAULTS), "model": str(model), **values}

@@ -7,24 +7,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from textual import on
 from textual.message import Message
 
 from telemetry.snapshot import DeploymentView
 from tui import checkpoints, keys
-from tui.judge import Judge, seen
+from tui.judge import Judge
 from tui.keys import STEER
 from tui.screens.confirm import ConfirmScreen
 from tui.screens.form import FormView
+from tui.screens.judging import Judged, Judging, Question
+from tui.screens.orders import Orders
 from tui.session import Session
-from tui.steering import Order, Steering, Told
-from tui.view.course import Course, watched
+from tui.steering import Steering, Told
+from tui.view.course import Course
 from tui.view.deploy import Desk, confirmation, deploy
 from tui.view.form import Form
 from tui.view.frame import Frame
-from tui.view.judgement import Judgement
 from tui.view.manual import Glossary
 from tui.view.options import chosen
 from tui.view.settings import DEFAULTS, LIVE, NEW, as_text
@@ -42,28 +43,6 @@ _GLOSSARY: Glossary = (
 )
 
 
-class Question(NamedTuple):
-    """What is to be judged."""
-
-    name: str  # of the deployment that changes; "" for a new one
-    values: tuple[tuple[str, str], ...]
-    current: Mapping[str, Any] | None
-    held: float
-    taken: tuple[str, ...]
-    elsewhere: DeploymentView | None  # whose machine is asked about, when it is not this one
-
-
-def _settled(question: Question) -> Question:
-    """Without what changes by itself."""
-    return question._replace(held=0.0, elsewhere=None)
-
-
-class Judged(Message):
-    def __init__(self, question: Question, judgement: Judgement) -> None:
-        super().__init__()
-        self.question, self.judgement = question, judgement
-
-
 class Specs(Message):
     def __init__(self, specs: Mapping[str, Mapping[str, Any]]) -> None:
         super().__init__()
@@ -76,16 +55,13 @@ class DeployScreen(FormView):
 
     def __init__(self, session: Session, judge: Judge | None = None) -> None:
         super().__init__(session)
-        self._judge = judge or Judge()
         self._forms = {"": Form(NEW, as_text(DEFAULTS))}
         self._new: bool | None = None  # None: as there is something to change or not
         self._specs: Mapping[str, Mapping[str, Any]] = {}
         self._seen: object = None  # what the specs were fetched for
-        self._asked: Question | None = None
-        self._judged: tuple[Question, Judgement] | None = None
+        self._judging = Judging(self, judge or Judge())
         self._confirming = False  # as soon as it is judged
-        self._course: Course | None = None
-        self._order: Order | None = None
+        self._orders = Orders()
         self._source = ""
 
     def on_mount(self) -> None:
@@ -154,8 +130,8 @@ class DeployScreen(FormView):
             form=self.form,
             name=name,
             changeable=running.name if running else "",
-            judgement=self._judged[1] if self._judged and self._judged[0].name == name else None,
-            course=self._shown_course(running),
+            judgement=self._judging.of(name),
+            course=self._shown_course(),
             obstacle=self._obstacle(running if name else None),
             found=self.found if self.typing else (),
             choice=self.choice,
@@ -167,11 +143,14 @@ class DeployScreen(FormView):
             return f"{changing.name} is {changing.state}: what is READY can be changed"
         return self.session.obstacle(STEER)
 
-    def _shown_course(self, running: DeploymentView | None) -> Course | None:
-        """Our own order's; else that of what goes on with the deployment, whoever ordered it."""
-        if self._course is not None and not self._course.over:
-            return self._course
-        return (watched(running) if running else None) or self._course
+    def _shown_course(self) -> Course | None:
+        snapshot, _ = self.session.look()
+        return self._orders.shown(chosen(snapshot, self.session.options), snapshot.events if snapshot is not None else ())
+
+    def _now_ns(self) -> int:
+        """Of the clock of what is shown."""
+        snapshot, _ = self.session.look()
+        return snapshot.time_ns if snapshot is not None else 0
 
     # Judging
 
@@ -192,9 +171,7 @@ class DeployScreen(FormView):
 
     def _keep_up(self) -> None:
         """Ask for judgements of what was typed, and for the specs of what runs."""
-        question = self._question()
-        if self._asked is None or _settled(question) != _settled(self._asked):
-            self._ask(question)
+        self._judging.keep_up(self._question())
         snapshot, _ = self.session.look()
         seen = tuple((each.name, each.generation, each.state) for each in snapshot.deployments) if snapshot else ()
         if self.session.run_dir is not None and seen != self._seen:
@@ -203,20 +180,7 @@ class DeployScreen(FormView):
 
     def _judge_again(self) -> None:
         if self.is_current and not self.typing:
-            self._ask(self._question())
-
-    def _ask(self, question: Question) -> None:
-        self._asked = question
-        self.run_worker(partial(self._answer, question), thread=True, exclusive=True, group="judge")
-
-    def _answer(self, question: Question) -> None:
-        q = question
-        machine = seen(q.elsewhere) if q.elsewhere else None
-        try:
-            judgement = self._judge.judge(dict(q.values), q.current, q.held, q.taken, machine)
-        except Exception as error:  # a fault of ours: the screen says it and stays
-            judgement = Judgement({"": f"this could not be judged: {type(error).__name__}: {error}"})
-        self.post_message(Judged(q, judgement))
+            self._judging.ask(self._question())
 
     def _fetch(self, run_dir: Path) -> None:
         from runtime.client import ControlClient, DaemonError
@@ -234,8 +198,7 @@ class DeployScreen(FormView):
 
     @on(Judged)
     def _take_judgement(self, message: Judged) -> None:
-        if message.question == self._asked:
-            self._judged = message.question, message.judgement
+        if self._judging.take(message):
             if self._confirming:
                 self._confirm()
             self.redraw()
@@ -253,17 +216,17 @@ class DeployScreen(FormView):
 
     def action_fix(self) -> None:
         """Take what would make it possible, or make it fit."""
-        if self._judged and self._judged[1].remedy:
-            remedy = self._judged[1].remedy
+        found = self._judging.of(self._target)
+        if found is not None and found.remedy:
+            remedy = found.remedy
             self.edit(self.form.put(**{name: text for name, text in as_text(remedy).items() if name in remedy}))
         else:
             self.app.notify("There is nothing to fix that a setting could.", severity="warning")
 
     def action_close(self) -> None:
         """Forget how the last order ended."""
-        if self._course is not None and self._course.over:
-            self._course = None
-            self.redraw()
+        self._orders.close(self._now_ns())
+        self.redraw()
 
     # Doing it
 
@@ -272,11 +235,11 @@ class DeployScreen(FormView):
         obstacle = self._desk().obstacle
         if obstacle:
             self.app.notify(f"Not now: {obstacle}.", severity="warning")
-        elif self._course is not None and not self._course.over:
-            self.app.notify(f"Not now: {self._course.verb} {self._course.name} is under way.", severity="warning")
+        elif busy := self._orders.under_way:
+            self.app.notify(f"Not now: {busy.verb} {busy.name} is under way.", severity="warning")
         else:
             self._confirming = True
-            self._ask(self._question())
+            self._judging.ask(self._question())
 
     def _confirm(self) -> None:
         self._confirming = False
@@ -302,32 +265,18 @@ class DeployScreen(FormView):
             return
         steering, found = Steering(self, run_dir), desk.judgement
         if desk.name:
-            fields = {name: after for name, (_before, after) in found.changes.items()}
-            words = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in found.changes.items())
-            self._order = steering.reconfigure(desk.name, fields)
+            self._orders.reconfigure(steering, desk.name, found.changes)
         else:
             assert found.spec is not None
-            words = ""
-            self._order = steering.deploy(found.spec)
+            self._orders.deploy(steering, found.spec)
             self.run_worker(partial(checkpoints.remember, str(found.spec["model"])), thread=True, group="remember")
-        self._course = Course(self._order.verb, self._order.name, words)
         self.redraw()
 
     @on(Told)
     def _told(self, told: Told) -> None:
-        from runtime.control import Changed, Progress
-
-        course = self._course
-        if told.order != self._order or course is None:
-            return
-        if isinstance(told.news, Progress):
-            course = course.told(told.news)
-        elif isinstance(told.news, Changed):
-            course = course.how(told.news)
-        if told.over:
-            course = course.ended(told.error)
-            self._over(course)
-        self._course = course
+        ended = self._orders.told(told, self._now_ns())
+        if ended is not None:
+            self._over(ended)
         self.redraw()
 
     def _over(self, course: Course) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from runtime.control import ROLLING_BACK, Changed, Outcome, PhaseTime, Progress
-from telemetry.snapshot import DeploymentView
+from runtime.control import ROLLING_BACK, Changed, PhaseTime, Progress
 from tui.view.figures import age, percent, size
 from tui.view.line import BLANK, Line, Part, Span, clean, crop, joined, line, rule, width
 from tui.view.wrap import wrapped
@@ -19,8 +18,9 @@ _SURE = 0.02  # of a phase done, before what is left of it can be told
 
 @dataclass(frozen=True)
 class Course:
-    """`words`: what was ordered. `at`: the last that was told; `ends`: phases that are over, with their seconds. `changed`: how a
-    reconfiguration ended; `error`: why it failed; `over`: nothing more comes."""
+    """`words`: what was ordered. `at`: the last that was told; `ends`: phases that are over, with their seconds. `said`: how a
+    reconfiguration ended, in the daemon's words, and whether that is `good`; `error`: why an order failed; `over`: nothing more
+    comes, since `over_ns` of the snapshots' clock."""
 
     verb: str
     name: str
@@ -28,9 +28,11 @@ class Course:
     at: Progress | None = None
     ends: tuple[PhaseTime, ...] = ()
     since_ns: int | None = None  # the present phase
-    changed: Changed | None = None
+    said: str = ""
+    good: bool = False
     error: str = ""
     over: bool = False
+    over_ns: int | None = None
 
     @property
     def phases(self) -> tuple[str, ...]:
@@ -54,10 +56,15 @@ class Course:
         return "load" if self.verb == "reconfigure" and phase in _WITHIN_LOAD else phase
 
     def how(self, changed: Changed) -> Course:
-        return replace(self, changed=changed, ends=tuple(changed.phases))
+        return replace(self, said=first_line(changed.words), good=changed.served, ends=tuple(changed.phases))
 
-    def ended(self, error: str = "") -> Course:
-        return replace(self, error=error, over=True)
+    def ended(self, error: str = "", at_ns: int | None = None) -> Course:
+        return replace(self, error=error, over=True, over_ns=at_ns)
+
+
+def first_line(words: str) -> str:
+    """What died often has last words of its own, which the events hold."""
+    return words.partition("\n")[0]
 
 
 def back(at: Progress | None) -> bool:
@@ -65,20 +72,13 @@ def back(at: Progress | None) -> bool:
     return at is not None and at.reason.startswith(ROLLING_BACK)
 
 
-def watched(view: DeploymentView) -> Course | None:
-    """That of a deployment which somebody else launched or changes, or a dashboard before this one; None: nothing goes on."""
-    verb = {"STARTING": "deploy", "RESTARTING": "restart", "RECONFIGURING": "reconfigure"}.get(view.state)
-    if verb is None:
-        return None
-    at = Progress(view.state, view.generation, view.phase, view.progress, view.loaded, view.to_load, view.phase_ns, view.reason)
-    return Course(verb, view.name, view.reason, at)
-
-
 def course_lines(course: Course, now_ns: int, units: str, columns: int, rows: int) -> list[Line]:
     """A title, the phases, and how it ended: at most so many rows."""
     at = course.at
     right = line(f"generation {at.generation}", "dim") if at else BLANK
-    words = at.reason if at is not None and back(at) and course.changed is None else course.words
+    if course.over_ns is not None:
+        right = line(f"{age((now_ns - course.over_ns) / 1e9)} ago", "dim")
+    words = at.reason if at is not None and back(at) and not course.said else course.words
     title = f"{course.verb} {clean(course.name)}" + (f": {clean(words)}" if words else "")
     lines = [rule(crop(line(title, "title"), columns - 6), right, columns)]
     lines += _phases(course, now_ns, units, columns)
@@ -88,10 +88,8 @@ def course_lines(course: Course, now_ns: int, units: str, columns: int, rows: in
 
 
 def _ending(course: Course) -> tuple[str, str]:
-    if course.changed is not None:
-        good = course.changed.outcome in (Outcome.CHANGED, Outcome.UNCHANGED)
-        words = clean(course.changed.words.split("\n")[0])
-        return (f"✓ {words}", "good") if good else (f"× {words}", "bad")
+    if course.said:
+        return (f"✓ {clean(course.said)}", "good") if course.good else (f"× {clean(course.said)}", "bad")
     if course.error:
         return f"× {clean(course.error)}", "bad"
     if course.over:
@@ -104,7 +102,7 @@ def _ending(course: Course) -> tuple[str, str]:
 def _phases(course: Course, now_ns: int, units: str, columns: int) -> list[Line]:
     """Those that are over with their seconds, the present one with what is left of it, those to come; a way back on a line of
     its own."""
-    going = not course.over and course.changed is None
+    going = not course.over and not course.said
     present = course.phase_of(course.at) if going else ""
     lines: list[Line] = []
     for rollback in (False, True):
