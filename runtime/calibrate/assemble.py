@@ -46,8 +46,9 @@ def device(found: Found, memory: int, cores: int) -> dict[str, Any]:
         "node_gpus": 1024,
         "shared": cores > 0,
         "measured": {
-            "all_reduce_us": {str(n): _scaled(points, 1e6) for n, points in reduced.items()},
-            "all_to_all_us": {str(n): _scaled(points, 1e6) for n, points in _exchange(found, "all_to_all").items()},
+            f"{name}_us": {str(n): _scaled(points, 1e6) for n, points in tables.items()}
+            for name, tables in (("all_reduce", reduced), ("all_to_all", _exchange(found, "all_to_all")))
+            if tables
         },
     }
 
@@ -84,11 +85,10 @@ def _with(points: Points, calls: Points, count: int) -> Points:
 
 
 def _exchange(found: Found, name: str) -> dict[int, Points]:
-    """By ranks of a group, where these have all the cores that they ask for."""
-    tables = {}
-    for layout, ranks in found.items():
-        if name in ranks[0] and layout == Layout(tp=layout.tp):
-            tables[layout.tp] = _curves([rank[name] for rank in ranks])
+    """By ranks of a group; where these have all the cores that they ask for, if any group has."""
+    known = {layout: ranks[: layout.tp] for layout, ranks in found.items() if name in ranks[0]}
+    calm = {layout: ranks for layout, ranks in known.items() if layout == Layout(tp=layout.tp)}
+    tables = {layout.tp: _curves([rank[name] for rank in ranks]) for layout, ranks in (calm or known).items()}
     return dict(sorted(tables.items()))
 
 

@@ -56,13 +56,20 @@ class MemoryCheckpoint:
 
 
 class Model:
-    """A whole model on one rank, its tables filled for `ROWS` sequences of up to `longest` tokens.
+    """A whole model on one rank, its tables filled for so many sequences of up to `longest` tokens.
 
     `captured`: its decode steps are, where the device can and the model lets it, as those of a rank that has a whole model.
     """
 
     def __init__(
-        self, config: RankConfig, status: RankStatus, family: str, longest: int, captured: bool = False, **overrides: Any
+        self,
+        config: RankConfig,
+        status: RankStatus,
+        family: str,
+        longest: int,
+        captured: bool = False,
+        sequences: int = ROWS,
+        **overrides: Any,
     ) -> None:
         self.shape = parse_shape(synthetic_config(family, "tiny", config.dtype, **overrides))
         alone = msgspec.structs.replace(config, layout=Layout().asdict(), rank=0, transport="")
@@ -70,11 +77,11 @@ class Model:
         stage = Stage(MemoryCheckpoint(self.shape), self.shape, mesh, DTYPES[config.dtype], torch.device(config.device), longest)  # type: ignore[arg-type]
         each = longest // BLOCK
         capture = CudaCapture() if captured and stage.device.type == "cuda" else None
-        self._executor = Executor(stage, mesh, ROWS, longest, BLOCK, 1 + ROWS * each, capture)
+        self._executor = Executor(stage, mesh, sequences, longest, BLOCK, 1 + sequences * each, capture)
         # blocks out of order, as they are after a while
-        blocks = np.random.default_rng(0).permutation(ROWS * each).reshape(ROWS, each) + 1
-        self._blocks = [[row, i, blocks[row, i]] for row in range(ROWS) for i in range(each)]
-        self._new = [NewRow(row, 0, SamplingParams(temperature=0.0), 1, [], [], 0) for row in range(ROWS)]
+        blocks = np.random.default_rng(0).permutation(sequences * each).reshape(sequences, each) + 1
+        self._blocks = [[row, i, blocks[row, i]] for row in range(sequences) for i in range(each)]
+        self._new = [NewRow(row, 0, SamplingParams(temperature=0.0), 1, [], [], 0) for row in range(sequences)]
 
     def step(self, sequences: int, context: int, count: int = 1) -> None:
         """`count` new tokens for each of so many sequences, which hold `context` before."""

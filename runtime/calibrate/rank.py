@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from runtime.calibrate import exchanges, parts
+from runtime.calibrate import exchanges, parts, widths
 from runtime.calibrate.order import Order
 from runtime.calibrate.timing import Stopwatch
 from runtime.checkpoint.config import read_shape
@@ -50,10 +50,13 @@ def _measure(order: Order, config: RankConfig, mesh: Mesh, status: RankStatus) -
     if "parts" in order.measure and mesh.first_stage:
         mesh.tp.barrier()
         found["read"], found["copy"] = parts.bandwidth(watch, device)
-        measured = {name: parts.products(watch, form, device) for name, form in parts.FORMATS.items()}
-        found["products"] = {name: each for name, (each, _) in measured.items()}
-        found["calls"] = measured["bf16"][1]
         found |= parts.layers(watch, config, status, captured=mesh.layout.world_size == 1)
+        if device.type == "cpu":
+            found["products"], found["calls"] = widths.products(watch, config, status, found)
+        else:  # whole layers would tell how fast they are launched
+            measured = {name: parts.products(watch, form, device) for name, form in parts.FORMATS.items()}
+            found["products"] = {name: each for name, (each, _) in measured.items()}
+            found["calls"] = measured["bf16"][1]
         if device.type == "cuda":
             found["layer_of_many"] = parts.layers(watch, config, status, captured=False)["layer"]
         found |= parts.attention(watch, config, status)

@@ -128,3 +128,12 @@ def test_products_cost_their_calls() -> None:
     assert part["layer_us"] == [[1.0, pytest.approx(100 + 40)], [8.0, pytest.approx(200 + 80)]]
     assert part["moe_layer_us"] == [[1.0, pytest.approx(300 + 20)], [8.0, pytest.approx(400 + 40)]]
     assert part["expert_us"] == pytest.approx(20 + 20)
+
+
+def test_a_machine_of_one_core_or_device() -> None:
+    """One device measures no exchange; one core those of ranks that take turns. Both can be planned for."""
+    alone = assemble.device({Layout(): found()[Layout()]}, 16 << 30, 1)
+    assert alone["measured"] == {}
+    assert read_gpu("one", alone).link_bandwidth == 20e9
+    crowded = {Layout(): found()[Layout()], Layout(tp=2, pp=2): found()[Layout(tp=2, pp=2)]}
+    assert assemble.device(crowded, 16 << 30, 1)["measured"]["all_reduce_us"] == {"2": [[2048.0, pytest.approx(50)]]}
