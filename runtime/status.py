@@ -100,6 +100,7 @@ def _rank(view: RankView) -> dict[str, Any]:
         "power_w": view.power_w,
         "temperature_c": view.temperature_c,
         "sensors": None if view.device is None else msgspec.to_builtins(view.device),
+        "suspended_s": view.suspended_s,
         "steps": view.steps,
         "lost": view.lost,
         "age_s": view.age_s,

@@ -31,7 +31,12 @@ from telemetry.snapshot import DeploymentView, RankView
 MAX_RANKS = 4096
 
 _COLLECTIVE_AXES = ("dp", "ep", "tp")  # on pp a rank waits for its previous stage, not for a group
-_FAULTS = {"rank-died": "DEAD", "stalled": "STALLED"}  # by kind of event, what it makes of the rank
+_OF_RANKS = {  # by kind of event, what it makes of the rank
+    "rank-died": RankFold.die,
+    "stalled": RankFold.stall,
+    "suspended": RankFold.suspend,
+    "resumed": RankFold.resume,
+}
 
 Place = tuple[str | int, ...]  # of a group: its axis, and the coordinates that its members share
 
@@ -106,8 +111,8 @@ class DeploymentFold:
         elif isinstance(record, EngineRecord):
             self.engine.add_engine(record)
         elif isinstance(record, EventRecord):
-            if record.rank is not None and record.kind in _FAULTS and (rank := self._rank(record.rank)):
-                rank.fault = _FAULTS[record.kind]
+            if record.rank is not None and record.kind in _OF_RANKS and (rank := self._rank(record.rank)):
+                _OF_RANKS[record.kind](rank, record.time_ns)
         elif isinstance(record, RankMemory):
             if (rank := self._rank(record.rank)) is not None:
                 rank.memory = record

@@ -20,6 +20,7 @@ MAX_AXES = 8
 MAX_NAME = 64  # characters of an axis or of a reason to throttle
 MAX_REASONS = 16
 MAX_EXPERTS = 512  # of one rank
+MAX_SUSPENSIONS = 64  # of one rank, the latest
 
 _TIMES = (
     "steps",
@@ -52,6 +53,7 @@ class RankState(Struct, frozen=True, array_like=True):
     walls: list[tuple[int, int]]
     work: SecondsState | None = None
     done: list[float] = []
+    suspensions: list[tuple[int, int | None]] = []
 
 
 class RankFold:
@@ -59,7 +61,7 @@ class RankFold:
 
     def __init__(self, window_s: float) -> None:
         self.memory: RankMemory | None = None
-        self.fault: str | None = None  # "DEAD", "STALLED": what an event said of it since its last step
+        self.fault: str | None = None  # "DEAD", "STALLED", "SUSPENDED": what an event said of it since its last step
         self._device: DeviceRecord | None = None
         self._last: LastStep | None = None
         self._steps = 0
@@ -69,6 +71,7 @@ class RankFold:
         self._work = Seconds(shown=None, kept_s=window_s)  # columns: FLOPs, bytes of weights, bytes of keys and values
         self._done: list[float] = []  # the same, since the rank began; nothing before it counted any
         self._walls: deque[tuple[int, int]] = deque(maxlen=MAX_STEPS)  # (end, wall) ns
+        self._suspensions: deque[tuple[int, int | None]] = deque(maxlen=MAX_SUSPENSIONS)  # (since, until) ns; None: still
 
     def add_step(self, record: StepRecord, work: WorkTimeline) -> None:
         """Take a step; `work` tells which part of the idle time before it was time with work."""
@@ -96,6 +99,25 @@ class RankFold:
         self._last = end, record.memory_bytes
         self._steps += 1
         if self.fault == "STALLED":
+            self.fault = None
+
+    def die(self, _time_ns: int) -> None:
+        self.fault = "DEAD"
+
+    def stall(self, _time_ns: int) -> None:
+        self.fault = "STALLED"
+
+    def suspend(self, time_ns: int) -> None:
+        """A signal stopped its process."""
+        self.resume(time_ns)
+        self.fault = "SUSPENDED"
+        self._suspensions.append((time_ns, None))
+
+    def resume(self, time_ns: int) -> None:
+        """Its process goes on."""
+        if self._suspensions and self._suspensions[-1][1] is None:
+            self._suspensions[-1] = self._suspensions[-1][0], time_ns
+        if self.fault == "SUSPENDED":
             self.fault = None
 
     def add_experts(self, record: ExpertRecord) -> None:
@@ -170,8 +192,15 @@ class RankFold:
             age_s=None if last_end is None else max(0, now_ns - last_end) / SECOND,
             split=self._split(times, sum(total[_AXES + 2 :: 4]), staged),
             device=self._device,
+            suspended_s=self._suspended_s(now_ns, window_ns),
             work=self._work_view(times.get("work", 0.0) / SECOND, peaks, now_ns, window_ns),
         )
+
+    def _suspended_s(self, now_ns: int, window_ns: int) -> float:
+        edge, whole = now_ns - window_ns, 0
+        for since, until in self._suspensions:
+            whole += max(0, min(now_ns if until is None else until, now_ns) - max(since, edge))
+        return whole / SECOND
 
     def _work_view(self, seconds: float, peaks: Peaks | None, now_ns: int, window_ns: int) -> WorkView | None:
         """`seconds`: of time with work in the window."""
@@ -239,7 +268,7 @@ class RankFold:
         walls = list(dropwhile(lambda step: step[0] <= now_ns - window_ns, self._walls))
         work = self._work.state(now_ns, window_ns) if self._done else None
         who = self.memory, self._device, self.fault, self._last, self._steps, list(self._axes)
-        return RankState(*who, times, experts, walls, work, self._done)
+        return RankState(*who, times, experts, walls, work, self._done, list(self._suspensions))
 
     def restore(self, state: RankState) -> None:
         """Become what `state` was taken of. Raises ValueError when it can be of no rank."""
@@ -253,6 +282,7 @@ class RankFold:
         self._times.restore(state.times)
         self._experts.restore(state.experts)
         self._walls.extend(state.walls)
+        self._suspensions.extend(state.suspensions)
         if state.work is not None:
             if len(state.done) != 3 or any(len(row) != 3 for row in state.work.rows.values()):
                 raise ValueError("work in other columns")

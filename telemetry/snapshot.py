@@ -148,6 +148,7 @@ class RankView(Struct, frozen=True):
     split: TimeSplit | None = None
     device: DeviceRecord | None = None  # the last one
     work: WorkView | None = None  # of ranks that count it
+    suspended_s: float = 0.0  # of the window: a signal had stopped its process
 
     @property
     def cpu_percent(self) -> float | None:

@@ -26,7 +26,7 @@ from runtime.layout import stage_layers
 from runtime.parallel.segment import plan_segment
 from runtime.rank.board import Board, Phase
 from runtime.rank.config import RankConfig
-from runtime.rank.nursery import Channel, Exited, Forked, NurseryClosed, Zygote
+from runtime.rank.nursery import Channel, Exited, Forked, NurseryClosed, Suspension, Zygote
 from runtime.spec import DeploymentSpec
 from telemetry.records import RankInfo
 
@@ -74,6 +74,7 @@ class RankGroup:
         self.kv_blocks = 0
         self.limiting_rank: int | None = None
         self.max_model_len = placement.max_model_len
+        self._suspensions: list[Suspension] = []
         self._channel = Channel()
         self._processes = [_Process(since=time.monotonic()) for _ in range(self.layout.world_size)]
         self._leaving = self._killed = False
@@ -223,6 +224,11 @@ class RankGroup:
             self._look_for_standstill(time.monotonic())
         return self.phase
 
+    def take_suspensions(self) -> list[Suspension]:
+        """Which ranks signals stopped, or let go on, since the last call."""
+        taken, self._suspensions = self._suspensions, []
+        return taken
+
     def wait(self, phase: Phase = Phase.READY, on_progress: Callable[[RankGroup], None] | None = None) -> bool:
         """Block until every rank has come to `phase`, or one failed: False. For callers without an event loop."""
         while self.poll() < phase and self.failure is None:
@@ -302,6 +308,8 @@ class RankGroup:
                 process.pid, process.pidfd = report.pid, fds[0]
                 if self._killed:
                     self.send_signal(signal.SIGKILL)
+            elif isinstance(report, Suspension):
+                self._suspensions.append(report)
             elif isinstance(report, Exited):
                 process.status = report.status
                 if report.status != 0 or not self._leaving:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 
 import msgspec
 
-from runtime.daemon.blame import RankFailure
+from runtime.daemon.blame import RankFailure, name
 from runtime.daemon.launcher import RankGroup
 from runtime.daemon.peaks import device_peaks
 from runtime.daemon.settle import Placement
@@ -62,6 +63,15 @@ class Reports:
 
     def event(self, generation: int, severity: str, kind: str, text: str, rank: int | None = None) -> None:
         self._inject(EventRecord(self._spec.name, generation, time.perf_counter_ns(), severity, kind, text, rank))
+
+    def suspensions(self, group: RankGroup) -> None:
+        """Which ranks signals stopped, or let go on, and when."""
+        for told in group.take_suspensions():
+            severity, kind, what = "info", "resumed", "goes on"
+            if told.signal:
+                severity, kind, what = "warning", "suspended", f"is stopped by {signal.Signals(told.signal).name}"
+            words = f"{name(told.rank, group.layout)} {what}"
+            self._inject(EventRecord(self._spec.name, group.generation, told.time_ns, severity, kind, words, told.rank))
 
     def capacity(self, group: RankGroup) -> None:
         """How much the cache holds, once loaded."""

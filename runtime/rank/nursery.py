@@ -41,12 +41,20 @@ class Exited(Struct, frozen=True, tag="exited"):
     status: int
 
 
+class Suspension(Struct, frozen=True, tag="suspension"):
+    """A signal stopped a rank, or let it go on. `signal`: its number; 0: it goes on. `time_ns`: of CLOCK_MONOTONIC."""
+
+    rank: int
+    signal: int
+    time_ns: int
+
+
 class NotForked(Struct, frozen=True, tag="notforked"):
     rank: int
     error: str
 
 
-Report = Forked | Exited | NotForked
+Report = Forked | Exited | Suspension | NotForked
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Report).decode

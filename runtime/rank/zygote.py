@@ -1,7 +1,8 @@
 """The process that makes ranks: it imports what a rank needs once, then forks one in milliseconds at each order.
 
-`python -m runtime.rank.zygote ORDERS_FD RANK_MODULE`, started by `runtime.rank.nursery.Zygote`. It stays single-threaded and
-opens no ZeroMQ context and no device, so that a fork is whole. It ends, and every rank with it, when its parent does.
+`python -m runtime.rank.zygote ORDERS_FD RANK_MODULE`, started by `runtime.rank.nursery.Zygote`. The module's `main(config)` is a
+rank's life; `prepare(config)`, if it has one, runs here before a fork, for what ranks inherit. The zygote stays single-threaded
+and opens no ZeroMQ context and no device, so that a fork is whole. It ends, and every rank with it, when its parent does.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ from runtime import child
 from runtime.layout import Layout
 from runtime.rank.board import Board, Phase
 from runtime.rank.config import RankConfig
-from runtime.rank.nursery import MAX_MESSAGE, Exited, Fork, Forked, NotForked, Report
+from runtime.rank.nursery import MAX_MESSAGE, Exited, Fork, Forked, NotForked, Report, Suspension
 
 RankMain = Callable[[RankConfig], None]
+Prepare = Callable[[RankConfig], None]
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Fork).decode
@@ -63,12 +65,18 @@ class _Rank:
 class _Nest:
     """The ranks that live, and what wakes us: an order, a rank's death, a group that closed its channel."""
 
-    def __init__(self, orders: socket.socket, rank_main: RankMain) -> None:
+    def __init__(self, orders: socket.socket, rank_main: RankMain, prepare: Prepare) -> None:
         self._orders = orders
-        self._main = rank_main
+        self._main, self._prepare = rank_main, prepare
         self._ranks: dict[int, _Rank] = {}
         self._selector = selectors.DefaultSelector()
         self._selector.register(orders, selectors.EVENT_READ, self._order)
+        # a pidfd tells of a death only; of children that are stopped, and go on, SIGCHLD tells
+        self._woken, self._waker = socket.socketpair()
+        self._waker.setblocking(False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        self._selector.register(self._woken, selectors.EVENT_READ, self._look)
 
     def serve(self) -> None:
         """Until the parent closes its end of the orders."""
@@ -99,6 +107,8 @@ class _Nest:
             return
         config = msgspec.structs.replace(config, board_fd=board_fd, segment_fd=segment_fd)
         parent = os.getpid()
+        with suppress(Exception):  # a rank meets it again, and then it is told
+            self._prepare(config)
         try:
             pid = os.fork()
         except OSError as error:
@@ -116,6 +126,17 @@ class _Nest:
         self._selector.register(channel, selectors.EVENT_READ, lambda: self._orphan(rank))
         rank.report(Forked(rank.rank, pid), [rank.pidfd])
 
+    def _look(self) -> None:
+        self._woken.recv(MAX_MESSAGE)
+        for rank in self._ranks.values():
+            try:
+                found = os.waitid(os.P_PIDFD, rank.pidfd, os.WSTOPPED | os.WCONTINUED | os.WNOHANG)
+            except ChildProcessError:  # it has died, and is still to be reaped
+                continue
+            if found is not None:
+                stopped = found.si_status if found.si_code == os.CLD_STOPPED else 0
+                rank.report(Suspension(rank.rank, stopped, time.perf_counter_ns()))
+
     def _reap(self, rank: _Rank) -> None:
         _pid, status = os.waitpid(rank.pid, 0)
         del self._ranks[rank.pid]
@@ -132,8 +153,11 @@ class _Nest:
 
     def _forget(self) -> None:
         """In a new rank: let go of what belongs to the zygote."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._selector.close()
-        self._orders.close()
+        for mine in (self._orders, self._woken, self._waker):
+            mine.close()
         for rank in self._ranks.values():
             rank.close()
 
@@ -186,10 +210,10 @@ def main(orders_fd: str, module: str) -> None:
     # A terminal or a service manager signals everybody at once; whether ranks may go is the parent's to say. Ranks inherit it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    rank_main: RankMain = importlib.import_module(module).main
+    rank = importlib.import_module(module)
     gc.collect()
     gc.freeze()  # what was imported is shared with every rank: the collector shall not touch its pages
-    _Nest(socket.socket(fileno=int(orders_fd)), rank_main).serve()
+    _Nest(socket.socket(fileno=int(orders_fd)), rank.main, getattr(rank, "prepare", lambda _: None)).serve()
 
 
 if __name__ == "__main__":

@@ -20,13 +20,13 @@ def diagnose(deployment: DeploymentView, window_s: float) -> tuple[Finding, ...]
     """What there is to say of a deployment whose figures are of the last `window_s`, never nothing.
 
     Errors come before warnings; among equals what cannot be costed before what can, and the most costly first. While it starts,
-    stops or has nothing to do, only faults are told: its figures are of another time.
+    stops or has nothing to do, only faults are told: its figures are of another time. So are they where a rank was suspended.
     """
     found = [finding for rule in FAULTS for finding in rule(deployment)]
     if deployment.state == "READY":
         if not deployment.engine.running and not deployment.engine.waiting:
             found.append(_no_demand(deployment))
-        else:
+        elif not any(finding.kind == "suspended" for finding in found):
             found += [finding for rule in LOSSES for finding in rule(deployment)]
             if not any(finding.severity in ("error", "warning") for finding in found):
                 found.append(_fine(deployment, window_s))

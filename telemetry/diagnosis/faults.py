@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from telemetry.diagnosis.figures import grouped
+from telemetry.diagnosis.figures import degree, grouped
 from telemetry.diagnosis.finding import Finding, Rule, names, numbers, percent, seconds
 from telemetry.diagnosis.thresholds import SILENT_S, STEPPING_S
 from telemetry.snapshot import DeploymentView
@@ -44,9 +44,27 @@ def rank_fault(deployment: DeploymentView) -> Iterator[Finding]:
             yield Finding("rank-fault", "error", f"rank {number} is {rank.state.lower()}", evidence, advice, (number,))
 
 
+def suspended(deployment: DeploymentView) -> Iterator[Finding]:
+    """Ranks that a signal stopped in the window, for which all others of a replica wait."""
+    for rank in deployment.ranks:
+        if rank.suspended_s > 0:
+            info, still = rank.info, rank.state == "SUSPENDED"
+            verb = "is" if still else "was"
+            stage = f" (stage {info.pp})" if degree(deployment, "pp") > 1 else ""
+            yield Finding(
+                kind="suspended",
+                severity="error" if still else "warning",
+                headline=f"rank {info.rank}{stage} {verb} stopped by a signal for {seconds(rank.suspended_s)}",
+                evidence="the other ranks of its replica wait for it" if still else "the other ranks of its replica waited",
+                advice=f"kill -CONT {info.pid}" if still else "",
+                ranks=(info.rank,),
+            )
+
+
 def silent(deployment: DeploymentView) -> Iterator[Finding]:
     """Ranks of one replica step together: either all are silent, or those that are have a problem of their own."""
-    if deployment.state != "READY" or not deployment.engine.running:
+    known = any(rank.state == "SUSPENDED" for rank in deployment.ranks)
+    if deployment.state != "READY" or not deployment.engine.running or known:
         return
     ages = {rank.info.rank: rank.age_s for rank in deployment.ranks if rank.age_s is not None}
     if ages and min(ages.values()) > SILENT_S:
@@ -62,4 +80,4 @@ def silent(deployment: DeploymentView) -> Iterator[Finding]:
             yield Finding("silent", "warning", headline, "the others of its replica step", ranks=numbers(mute))
 
 
-FAULTS: tuple[Rule, ...] = (not_ready, rank_fault, silent)
+FAULTS: tuple[Rule, ...] = (not_ready, rank_fault, suspended, silent)

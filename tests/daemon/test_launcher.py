@@ -16,7 +16,7 @@ from runtime.daemon import blame
 from runtime.daemon.launcher import Endpoints, LaunchRefused, RankGroup
 from runtime.daemon.settle import settle
 from runtime.rank.board import Phase
-from runtime.rank.nursery import Zygote
+from runtime.rank.nursery import Suspension, Zygote
 from runtime.spec import DeploymentSpec
 
 Launch = Callable[..., RankGroup]
@@ -120,6 +120,23 @@ def test_a_rank_that_was_told_to_leave_is_no_failure(launch: Launch) -> None:
     assert group.failure is None
 
 
+def test_a_rank_that_a_signal_stops_and_lets_go_on_is_told_of_at_once(launch: Launch) -> None:
+    group = launch(tp=2)
+    assert group.wait()
+    told: list[Suspension] = []
+    for number, kind in ((signal.SIGSTOP, signal.SIGSTOP), (signal.SIGCONT, 0)):
+        before = time.perf_counter_ns()
+        os.kill(group.ranks[1].pid, number)
+        until(lambda: told.extend(group.take_suspensions()) or told, group, 3)
+        last = told.pop()
+        assert (last.rank, last.signal) == (1, kind)
+        assert before < last.time_ns < time.perf_counter_ns()
+    assert group.failure is None
+    os.kill(group.ranks[0].pid, signal.SIGKILL)
+    until(lambda: group.failure, group, 3)
+    assert (group.failure.kind, group.failure.rank) == (blame.DIED, 0), "a death is still told, and once"
+
+
 def test_standstill_names_the_rank_that_did_not_come(launch: Launch) -> None:
     group = launch(tp=2, stall_timeout_s=0.5)
     assert group.wait()
@@ -211,7 +228,7 @@ PARENT = """
 import sys, time
 from pathlib import Path
 from runtime.daemon.launcher import Endpoints, RankGroup
-from runtime.rank.nursery import Zygote
+from runtime.rank.nursery import Suspension, Zygote
 from runtime.spec import DeploymentSpec
 from fake_model import MACHINE, SHAPE
 zygote = Zygote("fake_rank")

@@ -1,17 +1,17 @@
 """Truth by injection: what is done to a real deployment, and how much of it, is what records, snapshot and findings say.
 
-Tolerance: a tenth of what was injected. The amounts are large against what a machine with other work adds by itself.
+Tolerance: a tenth of what was injected, or, where it is ours to time, of what it measured. The amounts are large against what a
+machine with other work adds by itself, and of what comes step by step medians are judged.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -30,13 +30,11 @@ from runtime.rank.board import Board
 from runtime.rank.faults import Fault
 from telemetry.codec import decode_envelope
 from telemetry.diagnosis import Finding, diagnose
-from telemetry.formulas import percentile
 from telemetry.histograms import duration_bounds
-from telemetry.records import CollectiveRecord, ExpertRecord, Record, StepRecord
+from telemetry.records import CollectiveRecord, EventRecord, ExpertRecord, Record, StepRecord
 from telemetry.snapshot import DeploymentView
 
-CALM_S = 0.002
-SLOW_S = 0.04
+SLOW_S = 0.2
 LATE_S = 2.0
 STOPPED_S = 3.0
 WINDOW_S = 10.0
@@ -50,51 +48,6 @@ def served() -> Iterator[Served]:
         daemon = Served(Path(path))
         yield daemon
         daemon.close()
-
-
-class Witness:
-    """Watches the machine beside an experiment: whether it was calm enough for others to keep their time."""
-
-    def __init__(self) -> None:
-        self._late_s: list[float] = []
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    @property
-    def calm(self) -> bool:
-        """Sleeps ended in time, and not many more wanted to run than there are cores: a sleeper is let in before them."""
-        return (percentile(self._late_s, 90) or 0.0) < CALM_S and os.getloadavg()[0] < 2 * len(os.sched_getaffinity(0))
-
-    def _watch(self) -> None:
-        while not self._over.is_set():
-            due = time.monotonic() + SLOW_S / 4
-            time.sleep(SLOW_S / 4)
-            self._late_s.append(time.monotonic() - due)
-
-    def __enter__(self) -> Witness:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-
-def calmly(experiment: Callable[..., None]) -> Callable[..., None]:
-    """A failure on a machine too busy to keep time is tried again, at most twice; on a calm one it counts."""
-
-    @wraps(experiment)
-    def attempts(**fixtures: object) -> None:
-        for _ in range(3):
-            with Witness() as witness:
-                try:
-                    return experiment(**fixtures)
-                except (AssertionError, httpx.HTTPError):
-                    if witness.calm:
-                        raise
-        return pytest.skip(f"the machine is too busy: load {os.getloadavg()[0]:.1f}")
-
-    return attempts
 
 
 @contextmanager
@@ -137,6 +90,20 @@ def inject(served: Served, rank: int, fault: Fault, seconds: float) -> None:
         os.close(board)
 
 
+def gaps(events: Iterator[object], count: int) -> float:
+    """Median of the seconds between so many events and the one before each, as a client sees them."""
+    times = [time.monotonic()]
+    for _ in range(count):
+        next(events)
+        times.append(time.monotonic())
+    return median(b - a for a, b in pairwise(times))
+
+
+def tokens_of(seen: DeploymentView) -> int:
+    """That the experts of a layer took in the window."""
+    return sum(seen.experts.tokens[0]) if seen.experts and seen.experts.tokens else 0
+
+
 def view(served: Served) -> DeploymentView:
     return next(each for each in served.client.snapshot().deployments if each.name == "t")
 
@@ -160,25 +127,27 @@ def finding(seen: DeploymentView, kind: str) -> Finding:
     return chosen
 
 
-@calmly
 def test_a_rank_that_is_slow_in_its_forward(served: Served, make_checkpoint: Callable[..., Path]) -> None:
-    with deployed(served, make_checkpoint("llama"), tp=2), recorded(served) as records:
+    with deployed(served, make_checkpoint("llama"), tp=2), recorded(served) as records, served.stream(400) as events:
+        control = gaps(events, 20)
         inject(served, 1, Fault.SLOW_FORWARD, SLOW_S)
-        with served.stream(400) as events:
-            for _ in range(170):  # of so many seconds that it is no chance who was last in each of them
-                next(events)
-            seen = view(served)
-    fast, slow = steps_of(records, 0), steps_of(records, 1)
-    longer = median(b.compute_ns - a.compute_ns for a, b in zip(fast, slow, strict=False))
-    forward = median(b - a for a, b in zip(map(forward_ns, fast), map(forward_ns, slow), strict=False))
-    waited = median(a.axes["tp"].wait_ns - b.axes["tp"].wait_ns for a, b in zip(fast, slow, strict=False))
-    assert longer / 1e9 == about(SLOW_S)
-    assert waited / 1e9 == about(SLOW_S)
-    assert abs(forward) / 1e9 < 0.1 * SLOW_S, "who waits inside its forward is in it as long"
+        slowed = time.perf_counter_ns()
+        next(events)  # a step that was under way
+        injected = gaps(events, 50) - control  # so many seconds that it is no chance who was last in each of them
+        seen = view(served)
+    fast, slow = ([step for step in steps_of(records, rank) if step.start_ns > slowed] for rank in (0, 1))
+    pairs = list(zip(fast, slow, strict=False))
+    longer = median(b.compute_ns - a.compute_ns for a, b in pairs)
+    forward = median(forward_ns(b) - forward_ns(a) for a, b in pairs)
+    waited = median(a.axes["tp"].wait_ns - b.axes["tp"].wait_ns for a, b in pairs)
+    assert injected >= 0.95 * SLOW_S
+    assert longer / 1e9 == about(injected)
+    assert waited / 1e9 == about(injected)
+    assert abs(forward) / 1e9 < 0.25 * SLOW_S, "who waits inside its forward is in it as long"
     quick, late = seen.ranks
-    assert late.axes["tp"].late_ms == about(1e3 * SLOW_S)
+    assert late.axes["tp"].late_ms == about(1e3 * injected)
     assert (quick.axes["tp"].late_ms or 0.0) < 1e2 * SLOW_S
-    share = 1e5 * SLOW_S / (late.step_ms or 0.0)  # percent of a step
+    share = 1e5 * injected / (late.step_ms or 0.0)  # percent of a step
     assert quick.split is not None
     assert late.split is not None
     assert quick.split.wait == about(share)
@@ -190,13 +159,13 @@ def test_a_rank_that_is_slow_in_its_forward(served: Served, make_checkpoint: Cal
     assert blamed.share_pct == about(share)
 
 
-@calmly
 def test_one_collective_that_a_rank_comes_late_to(served: Served, make_checkpoint: Callable[..., Path]) -> None:
     with deployed(served, make_checkpoint("llama"), tp=2), recorded(served) as records:
         served.complete(4)
         inject(served, 1, Fault.LATE, LATE_S)
         served.complete(4)
-        seen = view(served)
+        snapshot = served.client.snapshot()
+    seen, since_ns = snapshot.deployments[0], snapshot.time_ns - round(WINDOW_S * 1e9)
     long = [
         (record.rank, record.op, bounds, count)
         for record in records
@@ -210,11 +179,12 @@ def test_one_collective_that_a_rank_comes_late_to(served: Served, make_checkpoin
     assert bounds[1] / 1e9 >= LATE_S
     waited = max(step.axes["tp"].wait_ns for step in steps_of(records, 0))
     assert waited / 1e9 == about(LATE_S)
+    told = min(rank.steps for rank in seen.ranks)
+    joined = sum(step.start_ns + step.wall_ns > since_ns for step in steps_of(records, 1)[:told])
     late = [rank.axes["tp"].late_ms or 0.0 for rank in seen.ranks]
-    assert (late[1] - late[0]) / 1e3 * seen.ranks[1].steps == about(LATE_S)
+    assert (late[1] - late[0]) / 1e3 * joined == about(LATE_S)
 
 
-@calmly
 def test_a_stage_that_is_stopped(served: Served, make_checkpoint: Callable[..., Path]) -> None:
     with deployed(served, make_checkpoint("llama"), pp=2), recorded(served) as records, served.stream(400) as events:
         victim = pids(served)[0]
@@ -222,37 +192,49 @@ def test_a_stage_that_is_stopped(served: Served, make_checkpoint: Callable[..., 
             next(events)
         stopped = time.monotonic()
         os.kill(victim, signal.SIGSTOP)
-        time.sleep(2.5)
-        looked = time.monotonic()
-        during = view(served)
+        time.sleep(STOPPED_S - 0.5)
+        snapshot = served.client.snapshot()
+        during, looked = snapshot.deployments[0], snapshot.time_ns / 1e9
         time.sleep(max(0.0, stopped + STOPPED_S - time.monotonic()))
         os.kill(victim, signal.SIGCONT)
+        length = time.monotonic() - stopped
         for _ in range(20):
             next(events)
         seen = view(served)
-    assert finding(during, "stale").evidence == "1 requests are running"
-    assert min(rank.age_s or 0.0 for rank in during.ranks) == about(looked - stopped)
+    [named] = diagnose(during, WINDOW_S)
+    assert (named.kind, named.severity, named.ranks) == ("suspended", "error", (0,))
+    assert named.headline.startswith("rank 0 (stage 0) is stopped by a signal for ")
+    assert [rank.state for rank in during.ranks] == ["SUSPENDED", "READY"]
+    assert during.ranks[0].suspended_s == about(looked - stopped)
+    told = {record.kind: record.text for record in records if isinstance(record, EventRecord) and record.rank == 0}
+    assert (told["suspended"], told["resumed"]) == ("rank 0 (pp 0) is stopped by SIGSTOP", "rank 0 (pp 0) goes on")
     first, second = steps_of(records, 0), steps_of(records, 1)
-    assert max(step.recv_wait_ns for step in second) / 1e9 == about(STOPPED_S)
+    assert max(step.recv_wait_ns for step in second) / 1e9 == about(length)
     # where the stop has caught it, in a step or between two, is chance
-    assert max(max(step.wall_ns, step.idle_ns) for step in first) / 1e9 == about(STOPPED_S)
+    assert max(max(step.wall_ns, step.idle_ns) for step in first) / 1e9 == about(length)
     waiting = seen.ranks[1]
     assert waiting.split is not None
-    share = 1e11 * STOPPED_S / sum(step.wall_ns + step.idle_ns for step in second)
-    assert waiting.split.stage == about(share)
-    assert waiting.bubble_pct == about(share)
-    assert finding(seen, "bubble")
+    share = 1e11 * length / sum(step.wall_ns + step.idle_ns for step in second)
+    assert waiting.split.stage >= 0.9 * share, "what it waits for anyway comes on top"
+    assert waiting.bubble_pct is not None
+    assert waiting.bubble_pct >= 0.9 * share
+    [named] = diagnose(seen, WINDOW_S)
+    assert (named.kind, named.severity, named.ranks) == ("suspended", "warning", (0,))
+    assert seen.ranks[0].suspended_s == about(length)
+    assert (seen.ranks[0].state, seen.ranks[1].suspended_s) == ("READY", 0.0)
 
 
-@calmly
 def test_a_router_that_prefers_some_experts(served: Served, tmp_path: Path) -> None:
     if not (tmp_path / "model").exists():
         skewed(tmp_path / "model")
-    with deployed(served, tmp_path / "model", ep=2), recorded(served) as records:
-        served.complete(400)
-        with served.stream(400) as events:
-            for _ in range(300):
-                next(events)
+    with deployed(served, tmp_path / "model", ep=2), recorded(served) as records, served.stream(400) as events:
+        for seed in range(4):  # prompts bring many tokens in a step
+            prompt = torch.randint(10, 500, (300,), generator=torch.Generator().manual_seed(seed)).tolist()
+            body = {"model": "t", "prompt": prompt, "max_tokens": 1}
+            assert httpx.post(served.address + "/v1/completions", json=body, timeout=60).status_code == 200
+        seen = view(served)
+        while tokens_of(seen) < 1000:  # ranks tell of them once a second
+            next(events)
             seen = view(served)
     assert seen.experts is not None
     for tokens in seen.experts.tokens:

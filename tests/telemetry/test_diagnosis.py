@@ -78,6 +78,16 @@ def test_all_silent_is_stale():
     assert (finding.kind, finding.headline) == ("stale", "no rank has made a step for 5.0 s")
 
 
+def test_a_stopped_rank_is_named_and_nothing_that_follows_from_it():
+    waiting = change(deployment(pp=2, tp=2), age_s=5.0, bubble_pct=60.0, split=split(compute=30, stage=70))
+    stopped = change(waiting, {1}, suspended_s=3.04, state="SUSPENDED")
+    [finding] = diagnose(stopped, 10.0)
+    assert (finding.kind, finding.severity, finding.ranks, finding.advice) == ("suspended", "error", (1,), "kill -CONT 101")
+    assert finding.headline == "rank 1 (stage 0) is stopped by a signal for 3.0 s"
+    [finding] = diagnose(change(stopped, {1}, state="READY", age_s=0.1), 10.0)[:1]
+    assert (finding.severity, finding.headline) == ("warning", "rank 1 (stage 0) was stopped by a signal for 3.0 s")
+
+
 def test_a_replica_without_requests_is_not_silent():
     assert "silent" not in found(change(deployment(tp=2, dp=2), {2, 3}, age_s=90.0))
 

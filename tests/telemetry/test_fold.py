@@ -196,6 +196,22 @@ def test_memory_device_experts_and_faults():
     assert first_rank(fold, T + 3 * S).state == "DEAD"
 
 
+def test_a_suspension_lasts_from_signal_to_signal_and_counts_within_the_window():
+    def signal(kind, at):
+        return EventRecord("demo", 1, at, "warning", kind, "", rank=0)
+
+    fold = fold_of(deployment(), engine(T), step(T, S), signal("suspended", T + 2 * S))
+    rank = first_rank(fold, T + 4 * S)
+    assert (rank.state, rank.suspended_s) == ("SUSPENDED", 2.0)
+    for record in (signal("resumed", T + 5 * S), signal("suspended", T + 6 * S), signal("resumed", T + 6 * S + 500 * MS)):
+        fold.add(envelope(record, sender="daemon"), T + 7 * S)
+    rank = first_rank(fold, T + 10 * S)
+    assert (rank.state, rank.suspended_s) == ("READY", 3.5)
+    assert first_rank(fold, T + 14 * S).suspended_s == 1.5
+    again = Fold.restored(decode_keyframe(encode_keyframe(fold.keyframe(T + 10 * S))))
+    assert first_rank(again, T + 14 * S) == first_rank(fold, T + 14 * S)
+
+
 def test_losses_of_gaps_refusals_and_lives_add_up():
     fold = fold_of(deployment())
     for boot, seq, lost in ((7, 5, 0), (7, 6, 0), (7, 9, 3), (8, 1, 0)):

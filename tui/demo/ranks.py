@@ -15,7 +15,7 @@ from tui.demo.pace import HIDDEN, LAYERS, Pace, all_reduces, all_to_alls, paces
 from tui.demo.schedule import Script, Second, second_of, window
 
 TOTAL = 141_000_000_000
-PEAKS = Peaks(989e12, 4.8e12, "h200's data sheet")
+PEAKS = Peaks(989e12, 4.8e12, "h200's data sheet", "nvlink", 450e9)
 _USED = 134_500_000_000
 WEIGHTS = 61_000_000_000  # of all ranks of a replica
 _ACTIVATIONS, _WORKSPACE, _OTHER = 9_600_000_000, 2_900_000_000, 900_000_000
@@ -185,9 +185,10 @@ def _starting(info: RankInfo, state: str, moment: float, script: Script) -> Rank
     """A rank that has not made a step yet: nothing but its memory is known."""
     since = story.launched(moment)[0]
     loaded = round(WEIGHTS / script.layout.replica_size * min(1.0, max(0.0, (since - 1.5) / 5.5)))
-    unknown = ("util", "bubble_pct", "step_ms", "compute_ms", "recv_wait_ms", "gap_ms", "tokens_per_s")
+    figures = ("util", "bubble_pct", "step_ms", "compute_ms", "recv_wait_ms", "gap_ms", "tokens_per_s", "expert_tokens", "age_s")
+    unknown: dict[str, Any] = dict.fromkeys(figures)
     return RankView(
-        **dict.fromkeys((*unknown, "expert_tokens", "age_s")),
+        **unknown,
         info=info,
         state=state,
         util_history=(),
