@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from cli.commands import app
 from runtime.calibrate.worlds import RANK_MODULE, World, measure
 from runtime.layout import Layout
 from runtime.rank.nursery import Zygote
-from cli.commands import app
 
 
 @pytest.fixture(scope="module")
