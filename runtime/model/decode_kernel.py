@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,7 +16,7 @@ import torch
 from llvmlite import ir
 
 from runtime.model.batch import PagedTables
-from runtime.model.native import ELEMENTS, F32, I32, I64, LANES, Entry, Kernel, Value, Writer, constant
+from runtime.model.native import ELEMENTS, F32, I32, I64, LANES, Entry, Kernel, Value, Writer, float_bits
 
 EVERYTHING = 1 << 40  # tokens: the window of attention without one
 
@@ -47,15 +46,11 @@ class DecodeKernel:
         out = qkv.new_empty((n, kv * self._group * self._dim))
         stride = tables.longest_key + block_size + LANES
         scores = torch.empty((torch.get_num_threads(), self._group, stride), dtype=torch.float32)
-        sizes = (n, kv, places.shape[1], block_size, tables.blocks.stride(0), window or EVERYTHING, stride, _bits(scale))
+        sizes = (n, kv, places.shape[1], block_size, tables.blocks.stride(0), window or EVERYTHING, stride, float_bits(scale))
         tensors = (qkv, *rope, places, tables.blocks, tables.key_ends, out, scores)
         assert all(each.is_contiguous() for each in tensors if each is not tables.blocks)
         self._run((*sizes, *(each.data_ptr() for each in tensors)))
         return out
-
-
-def _bits(x: float) -> int:
-    return int.from_bytes(struct.pack("<f", x), "little")
 
 
 @functools.cache
@@ -134,7 +129,7 @@ class _Head(Writer):
             for each, row in zip(heads, rows, strict=True):
                 self.store(self.total(self.times(each, key_row)), self.gep(row, [t]))
         inverses = [self._softmax(row) for row in rows]
-        mixed = [self._variable(0.0, dim) for _ in rows]
+        mixed = [self.variable(0.0, dim) for _ in rows]
         with self._tokens(values) as (t, value_row):
             for each, row in zip(mixed, rows, strict=True):
                 weight = self.splat(self.load(self.gep(row, [t])), dim)
@@ -175,7 +170,7 @@ class _Head(Writer):
             with self.loop(I64(0), padded, LANES) as i:
                 yield self.bitcast(self.gep(row, [i]), lanes.as_pointer())
 
-        top, total = self._variable(-math.inf, LANES), self._variable(0.0, LANES)
+        top, total = self.variable(-math.inf, LANES), self.variable(0.0, LANES)
         for there in vectors():
             self.store(self.higher(self.load(top), self.load(there, align=4)), top)
         highest = self.splat(self.highest(self.load(top)), LANES)
@@ -184,9 +179,3 @@ class _Head(Writer):
             self.store(power, there, align=4)
             self.store(self.plus(self.load(total), power), total)
         return self.fdiv(F32(1.0), self.total(self.load(total)))
-
-    def _variable(self, x: float, count: int) -> Value:
-        with self.goto_entry_block():
-            place = self.alloca(ir.VectorType(F32, count))
-        self.store(constant(x, count), place)
-        return place

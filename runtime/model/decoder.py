@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 
 from runtime.checkpoint.config import ModelShape
 from runtime.checkpoint.weights import Checkpoint
@@ -16,23 +15,21 @@ from runtime.model import native
 from runtime.model.attention import Attention, Rotary, kv_heads_of
 from runtime.model.batch import Batch, Paged
 from runtime.model.cache import CompiledCache, GatheredCache, KVCache, Rope
-from runtime.model.decode_kernel import DecodeKernel
-from runtime.model.experts import Experts, silu_and_mul
+from runtime.model.experts import Experts
 from runtime.model.flash import FlashCache, usable
 from runtime.model.linear import Embedding, Head, Linear, Loader
+from runtime.model.row_kernels import rms_norm, silu_and_mul
 from runtime.parallel.mesh import Mesh
 
 
 class Norm:
-    """Root mean square normalisation (Zhang & Sennrich, arXiv 1910.07467)."""
-
     __slots__ = ("_eps", "_weight")
 
     def __init__(self, weight: torch.Tensor, eps: float) -> None:
         self._weight, self._eps = weight, eps
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x, self._weight.shape, self._weight, self._eps)
+        return rms_norm(x, self._weight, self._eps)
 
 
 class MLP:
@@ -90,7 +87,6 @@ class Stage:
         load = Loader(checkpoint, mesh.tp, dtype, device, on_bytes)
         self.shape, self.dtype, self.device = shape, dtype, device
         self.kv_heads = len(range(*kv_heads_of(shape, mesh.tp).indices(shape.num_kv_heads)))
-        self._heads = shape.num_heads // mesh.tp.size
         self._rotary = Rotary(shape.rope, shape.head_dim, max_positions, dtype, device)
         self._embedding = Embedding(load, "model.embed_tokens.weight", shape.vocab_size) if mesh.first_stage else None
         self.layers: list[Layer] = []
@@ -117,8 +113,6 @@ class Stage:
         """Give every layer a cache of `blocks` blocks of `block_size` tokens."""
         make = cache_class(self.device, self.dtype, block_size)
         self.paged = make.paged
-        if make is CompiledCache:  # the kernel of all layers: now, and not at the first token
-            DecodeKernel(self.dtype, self.shape.head_dim, self._heads // self.kv_heads)
         size = (self.kv_heads, blocks, block_size, self.shape.head_dim, self.dtype, self.device)
         self.caches = [make(*size) for _ in self.layers]
 

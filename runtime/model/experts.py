@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from runtime.checkpoint.config import ModelShape
 from runtime.layout import expert_owners
 from runtime.model.linear import Linear, Loader
+from runtime.model.row_kernels import silu_and_mul
 from runtime.parallel.communicator import Communicator
 
 
@@ -136,9 +137,3 @@ class Experts:
                 self.touched += 1
         self.rows += start
         return out
-
-
-def silu_and_mul(x: torch.Tensor) -> torch.Tensor:
-    """[n, 2 x width], gate before up -> silu(gate) * up, [n, width]."""
-    gate, up = x.chunk(2, dim=-1)
-    return F.silu(gate).mul_(up)

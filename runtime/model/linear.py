@@ -11,33 +11,40 @@ import torch
 import torch.nn.functional as F
 
 from runtime.checkpoint.weights import Checkpoint
+from runtime.model import product_kernel
 from runtime.parallel.communicator import Communicator
 
 PACK_ROWS = 64  # the batch that oneDNN packs for: its layout serves 1 to 1,024 rows equally well
 
 
 class Linear:
-    """y = x W^T + b. On CPU in bfloat16 the weight is reordered once for oneDNN, and the plain copy dropped.
+    """y = x W^T + b. On CPU in bfloat16 the weight is packed once for the product, and the plain copy dropped.
 
     weight [out, in] and bias [out] or None.
     """
 
-    __slots__ = ("bias", "out_features", "packed", "weight")
+    __slots__ = ("_bias", "_multiply", "_weight")
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
-        self.out_features = weight.shape[0]
-        self.bias = bias
-        self.packed = packs(weight)
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, PACK_ROWS) if self.packed else weight
+        self._bias = bias
+        self._multiply: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor] = F.linear
+        if product_kernel.takes(weight):
+            self._weight, self._multiply = product_kernel.pack(weight), product_kernel.product
+        elif _packs(weight):
+            self._weight, self._multiply = torch.ops.mkldnn._reorder_linear_weight(weight, PACK_ROWS), _onednn
+        else:
+            self._weight = weight
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x [tokens, in] -> [tokens, out]."""
-        if self.packed:
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")  # type: ignore[no-any-return]
-        return F.linear(x, self.weight, self.bias)
+        return self._multiply(x, self._weight, self._bias)
 
 
-def packs(weight: torch.Tensor) -> bool:
+def _onednn(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")  # type: ignore[no-any-return]
+
+
+def _packs(weight: torch.Tensor) -> bool:
     """Whether oneDNN computes this weight's dtype on this device better from its own layout."""
     return (
         weight.device.type == "cpu"

@@ -9,8 +9,9 @@ from __future__ import annotations
 import ctypes
 import itertools
 import math
+import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -21,6 +22,7 @@ I64, I32, I16, I8, F32 = ir.IntType(64), ir.IntType(32), ir.IntType(16), ir.IntT
 ELEMENTS = {torch.float32: F32, torch.bfloat16: I16, torch.float16: ir.HalfType()}  # LLVM need not know bfloat16
 LANES = 16  # of what is computed vector by vector
 LINE = 64  # bytes of a cache line
+SMALL = 1 << 15  # elements: less is done sooner than a team is called together
 
 _LOADED = ctypes.CDLL(None)
 _FAST = ("fast",)
@@ -43,16 +45,27 @@ class Kernel:
             llvm.add_symbol(name, _address(getattr(_LOADED, name)))
         self._engine = llvm.create_mcjit_compiler(parsed, machine)  # owns the code
         self._engine.finalize_object()
-        self._entry = ctypes.c_void_p(self._engine.get_function_address("entry"))
+        address = self._engine.get_function_address("entry")
+        self._entry, self._alone = ctypes.c_void_p(address), ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
 
-    def __call__(self, numbers: Sequence[int]) -> None:
-        """In all of torch's threads; returns when the last one is done."""
-        _LOADED.GOMP_parallel(self._entry, (ctypes.c_int64 * len(numbers))(*numbers), torch.get_num_threads(), 0)
+    def __call__(self, numbers: Sequence[int], alone: bool = False) -> None:
+        """In all of torch's threads, or in this one; returns when the last one is done."""
+        array = (ctypes.c_int64 * len(numbers))(*numbers)
+        threads = torch.get_num_threads()
+        if alone or threads == 1:
+            self._alone(array)
+        else:
+            _LOADED.GOMP_parallel(self._entry, array, threads, 0)
 
 
 def available() -> bool:
     """Whether torch brought GNU's OpenMP, whose team can be lent. (Its builds for Linux do.)"""
     return all(hasattr(_LOADED, name) for name in ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads"))
+
+
+def float_bits(x: float) -> int:
+    """A float32 as one of a kernel's numbers."""
+    return int.from_bytes(struct.pack("<f", x), "little")
 
 
 def _address(function: Any) -> int:
@@ -67,8 +80,11 @@ class Writer(ir.IRBuilder):  # type: ignore[misc]
         super().__init__(self.made.append_basic_block())
         self._dtype, self.element, self.element_bytes = dtype, ELEMENTS[dtype], dtype.itemsize
 
+    def loop(self, start: Value, stop: Value, step: int = 1) -> AbstractContextManager[Value]:
+        return self.loop_by(start, stop, I64(step))
+
     @contextmanager
-    def loop(self, start: Value, stop: Value, step: int = 1) -> Iterator[Value]:
+    def loop_by(self, start: Value, stop: Value, step: Value) -> Iterator[Value]:
         """for (i = start; i < stop; i += step)"""
         head, body, done = (self.function.append_basic_block() for _ in range(3))
         before = self.block
@@ -79,9 +95,16 @@ class Writer(ir.IRBuilder):  # type: ignore[misc]
         self.cbranch(self.icmp_signed("<", i, stop), body, done)
         self.position_at_end(body)
         yield i
-        i.add_incoming(self.add(i, I64(step)), self.block)
+        i.add_incoming(self.add(i, step), self.block)
         self.branch(head)
         self.position_at_end(done)
+
+    def variable(self, x: float, count: int) -> Value:
+        """A place for a vector of float32, which holds x at first."""
+        with self.goto_entry_block():
+            place = self.alloca(_vector(F32, count))
+        self.store(constant(x, count), place)
+        return place
 
     def least(self, a: Value, b: Value) -> Value:
         return self.select(self.icmp_signed("<", a, b), a, b)
@@ -123,8 +146,11 @@ class Writer(ir.IRBuilder):  # type: ignore[misc]
     def fetch(self, pointer: Value, count: int) -> None:
         """Tell the processor that `count` elements will be read soon."""
         for at in range(0, count * self.element_bytes, LINE):
-            there = self.bitcast(self.gep(pointer, [I64(at // self.element_bytes)]), I8.as_pointer())
-            self.call_llvm("llvm.prefetch.p0", ir.VoidType(), there, I32(0), I32(3), I32(1))
+            self.ask(self.bitcast(self.gep(pointer, [I64(at // self.element_bytes)]), I8.as_pointer()))
+
+    def ask(self, line: Value) -> None:
+        """Tell the processor that the cache line of a byte will be read soon."""
+        self.call_llvm("llvm.prefetch.p0", ir.VoidType(), line, I32(0), I32(3), I32(1))
 
     def splat(self, x: Value, count: int) -> Value:
         first = self.insert_element(ir.Constant(_vector(x.type, count), ir.Undefined), x, I32(0))
@@ -152,12 +178,13 @@ class Writer(ir.IRBuilder):  # type: ignore[misc]
         return self.call_llvm(f"llvm.maxnum.v{a.type.count}f32", a.type, a, b)
 
     def exp(self, x: Value) -> Value:
-        """e to the power of a vector, no larger than 88; below -87 nearly nothing. Relative error 2e-7.
+        """e to the power of a vector, each held to between -87 and 88. Relative error 2e-7.
 
         2^n x e^f with a Taylor series for |f| <= ln(2) / 2.
         """
         count = x.type.count
         power = self.higher(self.times(x, constant(math.log2(math.e), count)), constant(-126.0, count))
+        power = self.call_llvm(f"llvm.minnum.v{count}f32", x.type, power, constant(127.0, count))
         whole = self.call_llvm(f"llvm.floor.v{count}f32", x.type, self.fadd(power, constant(0.5, count)))
         f = self.times(self.fsub(power, whole), constant(math.log(2), count))
         series = constant(1 / math.factorial(6), count)
@@ -176,6 +203,13 @@ class Entry(Writer):
         self.member, self.members = (
             self.sext(self.call_llvm(name, I32), I64) for name in ("omp_get_thread_num", "omp_get_num_threads")
         )
+
+    @contextmanager
+    def share(self, count: Value) -> Iterator[Value]:
+        """This member's part of 0 <= i < count."""
+        start, stop = (self.sdiv(self.mul(count, i), self.members) for i in (self.member, self.add(self.member, I64(1))))
+        with self.loop(start, stop) as i:
+            yield i
 
     def number(self) -> Value:
         return self.load(self.gep(self.made.args[0], [I64(next(self._next))]))

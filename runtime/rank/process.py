@@ -16,6 +16,7 @@ from runtime.checkpoint.weights import Checkpoint
 from runtime.engine.plan import Halt, MemberPlan, StepPlan, StepResult, decode_plan, encode, pack
 from runtime.layout import Layout
 from runtime.model.decoder import Stage
+from runtime.model.kernels import compile_kernels
 from runtime.parallel.mesh import DTYPES, Mesh, connect
 from runtime.rank.board import Board, Phase, RankStatus, field
 from runtime.rank.capacity import kv_blocks_possible
@@ -35,6 +36,12 @@ _UNSETTLED_MS = 1  # how often to look whether the device is through
 _GATHER_MS = 10  # a record waits no longer for the next one
 _REST_MS = 100  # without a plan for so long, there is time to tell what a second would have been waited for
 _PLANS, _STEPS, _PROGRESS, _FAULT = field("plans"), field("steps"), field("progress"), field("fault")
+
+
+def prepare(config: RankConfig) -> None:
+    """What ranks of this kind can inherit from the process that forks them."""
+    if config.device == "cpu":
+        compile_kernels(read_shape(Path(config.model)), DTYPES[config.dtype], config.layout["tp"])
 
 
 def main(config: RankConfig) -> None:
