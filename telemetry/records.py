@@ -245,6 +245,8 @@ class Peaks(Struct, frozen=True):
     flops: Rate  # a second, dense, in the deployment's dtype
     bandwidth: Rate  # bytes a second, of its memory
     source: str  # who says so: "h200's data sheet", "measured here, 2026-11-21"
+    link: str = ""  # between the devices: "nvlink", "pcie"; empty where they have none, or it is not known
+    link_bandwidth: Rate | None = None  # bytes a second in one direction, all peers together
 
 
 class DeploymentRecord(Struct, frozen=True, tag="deployment"):

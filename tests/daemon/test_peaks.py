@@ -36,10 +36,15 @@ def test_a_cpu_is_what_it_was_measured_to_be_and_its_ranks_share_it() -> None:
 
 def test_a_gpu_is_what_the_catalogue_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peaks, "local_gpu", lambda: "h200")
-    assert device_peaks(ON_GPUS) == Peaks(989e12, 4800e9, "h200's data sheet")
-    assert device_peaks(replace(ON_GPUS, dtype="float16")) == Peaks(989e12, 4800e9, "h200's data sheet")
+    monkeypatch.setattr(peaks, "_has_nvlinks", lambda: True)
+    assert device_peaks(ON_GPUS) == Peaks(989e12, 4800e9, "h200's data sheet", "nvlink", 450e9)
+    assert device_peaks(replace(ON_GPUS, dtype="float16")) == device_peaks(ON_GPUS)
+    assert device_peaks(replace(ON_GPUS, devices=("cuda:0",))) == Peaks(989e12, 4800e9, "h200's data sheet")
     four_on_two = replace(ON_GPUS, devices=("cuda:0", "cuda:1") * 2, emulated=True)
     assert device_peaks(four_on_two) == Peaks(989e12 / 2, 2400e9, "h200's data sheet")
+
+    monkeypatch.setattr(peaks, "_has_nvlinks", lambda: False)
+    assert device_peaks(ON_GPUS) == Peaks(989e12, 4800e9, "h200's data sheet", "pcie", 32e9)
 
     def unknown() -> str:
         raise PlanError("this machine's GPU 'NVIDIA Nouveau' is not in the catalogue")

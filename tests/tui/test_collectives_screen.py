@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from scenes import FAILED, FEED, LOADING, STEADY, STRAGGLER, alone, scene
 
+from telemetry.records import Peaks
 from telemetry.snapshot import CollectiveView
 from tui import keys
 from tui.screens.collectives import CollectivesScreen
@@ -52,7 +53,7 @@ def table_row(lines, name):
 
 
 def test_a_row_tells_speed_against_the_link_and_wait_against_transfer():
-    lines = lines_of(of(kind(bus_bandwidth=90e9, straggler=3, late_us=28.0), device="H200"), 150)
+    lines = lines_of(of(kind(bus_bandwidth=90e9, straggler=3, late_us=28.0)), 150)
     titles = next(line for line in lines if "collective " in line).split()
     assert [word for word in titles if word in ("450", "busbw", "calls/s", "late")] == ["calls/s", "busbw", "450", "late"]
     words = table_row(lines, "tp all-reduce x2").split()
@@ -63,13 +64,13 @@ def test_a_row_tells_speed_against_the_link_and_wait_against_transfer():
 
 def test_unavailable_is_dashes_and_an_unknown_device_has_no_link():
     bare = kind(p50_us=None, p99_us=None, wait_p99_us=None, algorithm_bandwidth=None, bus_bandwidth=None, wait_us=0.0)
-    lines = lines_of(of(bare, device="cpu"), 150)
+    lines = lines_of(of(bare, peaks=None), 150)
     assert "of link" in "".join(lines)
     assert table_row(lines, "tp").split().count("--") == 6
     assert "0%" in table_row(lines, "tp").split()
     assert not any("bus bandwidth" in line for line in lines)
-    assert link_of("cpu") is None
-    assert link_of("NVIDIA H100 80GB HBM3").bandwidth == 450e9
+    [on_cpu] = of(bare, peaks=Peaks(1e12, 1e10, "measured here")).deployments
+    assert link_of(on_cpu) is None
 
 
 def test_a_figure_too_long_for_its_column_is_shortened_and_never_cut():

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from itertools import groupby
 from math import prod
 
-from runtime.planner.hardware import catalogued, find_gpu
 from telemetry.snapshot import CollectiveView, DeploymentView, Snapshot
 from tui.keys import Key, hint
 from tui.view.bars import Share, gauge
@@ -61,14 +60,10 @@ SORTS = ("kind", *_FIGURES)
 FILTER_HELP = "tp  all-reduce  r3  p99>100  wait>50  late>20  (all must hold)"
 
 
-@lru_cache(maxsize=8)
-def link_of(device: str) -> Link | None:
-    """Of a device that the planner's catalogue knows by this name; `None` for any other, as a CPU."""
-    name = catalogued(device)
-    if name is None:
-        return None
-    gpu = find_gpu(name)
-    return Link(gpu.link, gpu.link_bandwidth)
+def link_of(deployment: DeploymentView) -> Link | None:
+    """What joins its devices; `None` where nothing does, as on a CPU, or it is not known."""
+    peaks = deployment.peaks
+    return Link(peaks.link, peaks.link_bandwidth) if peaks is not None and peaks.link_bandwidth else None
 
 
 def arranged(kinds: Sequence[CollectiveView], expression: str, sort: str) -> list[CollectiveView]:
@@ -107,7 +102,7 @@ def collectives(
     if snapshot is None or deployment is None:
         return Frame(head, foot=foot).cropped(columns, rows)
     kinds = arranged(deployment.collectives, expression, sort)
-    link = link_of(deployment.device)
+    link = link_of(deployment)
     shown = fitting(_columns(kinds, link, options), columns)
     window = f"{snapshot.window_s:.0f} s, by {sort}"
     found = f"{len(kinds)} of {len(deployment.collectives)}" if expression else f"{len(kinds)}"
