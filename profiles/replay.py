@@ -80,6 +80,7 @@ class ReplaySource:
         self.path = profile.path
         self.name = f"replay {profile.path.name}"
         self.ticks: tuple[Tick, ...] = ()  # in order; known a moment after `start`
+        self.attached = profile.attachments()  # JSON documents by name: what a stress run found
         self.marks: tuple[float, ...] = ()  # moments that the user marked, in order
         self.problem = "" if profile.complete else "the recording has no end: what is whole is shown"
         self._profile = profile

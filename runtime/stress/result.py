@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+ATTACHMENT = "stress.json"  # its name in the profile that was recorded meanwhile
 FORMULAS = {
     "ttft": "first event - intended send",
     "itl": "gap between one event of an answer and the next, all answers pooled",
@@ -181,6 +183,13 @@ class Sweep(Struct, frozen=True):
 
 
 Found = Result | Steps | Sweep
+
+
+def attached(documents: Mapping[str, bytes]) -> Result | None:
+    """What the load of a recording found, by what is attached to its profile; None where no load was recorded. Raises ValueError
+    where that cannot be read."""
+    data = documents.get(ATTACHMENT)
+    return None if data is None else msgspec.json.decode(data, type=Result)
 
 
 def runs_of(found: Found) -> tuple[Result, ...]:

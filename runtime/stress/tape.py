@@ -20,10 +20,9 @@ from runtime.stress.faults import LocalRanks
 from runtime.stress.load import run
 from runtime.stress.plan import Plan
 from runtime.stress.progress import Progress, Recording
-from runtime.stress.result import Result, ServerSide
+from runtime.stress.result import ATTACHMENT, Result, ServerSide
 from telemetry.snapshot import EngineView, Snapshot
 
-ATTACHMENT = "stress.json"  # its name in the profile
 MOST_ATTACHED = 900_000  # bytes; a control message holds not much more
 MARGIN_S = 120.0  # a recording whose load was killed ends so long after that was over
 LONGEST_S = 4 * 3600.0  # of the recording of a load that requests end, and not time

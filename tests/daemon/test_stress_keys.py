@@ -15,6 +15,7 @@ from textual.pilot import Pilot
 
 from profiles.measures import measure
 from profiles.reader import Profile
+from profiles.replay import ReplaySource
 from runtime.stress.tape import ATTACHMENT
 from telemetry.endpoints import HubEndpoints
 from tui.app import Dashboard
@@ -97,6 +98,13 @@ async def test_screen_json_and_profile_show_the_same(served: Served) -> None:
         assert (told.requests, told.output_tokens, told.prompt_tokens) == (30, 360, 720)
         assert {**json.loads(recorded.attachments()[ATTACHMENT]), "profiles": found["profiles"]} == found
     assert f"server: 30 requests, {found['server']['output_tokens']} tokens" in text
+    again = Dashboard(ReplaySource(Profile(profile)))
+    async with again.run_test(size=(120, 40)) as pilot:
+        await pilot.press("7")
+        replayed = await seen(again, pilot, lambda text: "✓ OVER" in text)
+        figures = [line for line in text.splitlines() if line.startswith((" 30 sent", " TTFT ", " ITL ", " E2E ", " goodput"))]
+        assert len(figures) >= 5
+        assert set(figures) <= set(replayed.splitlines())
 
 
 async def test_capital_k_ends_it_and_what_was_measured_is_whole(served: Served) -> None:

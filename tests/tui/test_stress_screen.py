@@ -4,15 +4,20 @@ from contextlib import asynccontextmanager
 from itertools import chain
 
 import loads
+import msgspec
 import pytest
 from driving import dashboard, reached, redrawn
 from scenes import QUIET, STEADY
 from terminal import check_golden, roles
 
+from profiles.listing import SAMPLES
+from profiles.reader import Profile
+from profiles.replay import ReplaySource
 from runtime.layout import Layout
 from runtime.stress.plan import ClosedLoop
 from runtime.stress.progress import LoadState, Recording
 from runtime.stress.trace import Trace
+from tui.app import Dashboard
 from tui.screens.confirm import ConfirmScreen
 from tui.screens.overview import OverviewScreen
 from tui.screens.stop import StopScreen
@@ -245,6 +250,24 @@ async def test_a_trace_is_completed_while_it_is_typed(tmp_path, made, monkeypatc
             await pilot.pause(0.02)
         await pilot.press("tab", "enter", "x")
         assert isinstance(made[0].asked.plan.pattern, Trace)
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [(msgspec.json.encode(loads.result()), "✓ OVER"), (b'{"name": 3}', "cannot be read"), (None, "no daemon behind the replay")],
+)
+async def test_a_replay_shows_what_the_load_found_that_was_recorded(document, words):
+    source = ReplaySource(Profile(SAMPLES / "tp4.mcap"))
+    source.attached = {} if document is None else {"stress.json": document}
+    app = Dashboard(source)
+    async with app.run_test(size=(100, 40)) as pilot:
+        await pilot.press("7")
+        await reached(app, pilot, StressScreen)
+        lines = await redrawn(app, pilot)
+        assert words in "\n".join(lines)
+        found = loads.result()
+        assert any(f"{found.requests.sent:,} sent  {found.requests.ok:,} ok" in line for line in lines) == (words == "✓ OVER")
+        assert "another" not in lines[-1]
 
 
 def test_the_form_speaks_of_the_command_lines_flags():

@@ -26,6 +26,7 @@ from tui.view.stress import Stress, confirmation, stress
 from tui.view.stress_form import Wrong, asked_for, load_form, load_words
 
 if TYPE_CHECKING:
+    from profiles.replay import ReplaySource
     from runtime.stress.asked import Asked
 
 _MOST = 100  # completions
@@ -73,6 +74,7 @@ class StressScreen(FormView):
         self._wrong: dict[str, str] = {}
         self._load: Running | None = None
         self._window = next(iter(WINDOWS))
+        self._read: tuple[ReplaySource, LoadState | None] | None = None
 
     def on_unmount(self) -> None:
         if self._load is not None:
@@ -83,15 +85,26 @@ class StressScreen(FormView):
         return stress(snapshot, feed, self.session.options, self.usable_keys(), self._shown(), columns, rows - self.typing)
 
     def _shown(self) -> Stress:
-        state = self._load.state if self._load is not None else None
+        state = self._recorded() or (self._load.state if self._load is not None else None)
         recording = state.recording.path if state is not None and state.recording is not None else ""
         obstacle = self.session.obstacle(STEER)
         written = _written(recording) if recording else None
         return Stress(self._form, self._wrong, obstacle, self.found, self.choice, state, self._window, written)
 
+    def _recorded(self) -> LoadState | None:
+        """The load that the recording under replay was made of."""
+        replay = self.session.replay
+        if replay is None:
+            return None
+        if self._read is None or self._read[0] is not replay:
+            self._read = replay, _found_in(replay)
+        return self._read[1]
+
     @property
     def _phase(self) -> str:
-        """What the screen shows: "asking", "running" or "over"."""
+        """What the screen shows: "asking", "running", "over" or "recorded"."""
+        if self._recorded() is not None:
+            return "recorded"
         if self._load is None:
             return "asking"
         return "running" if self._load.state.alive else "over"
@@ -99,7 +112,7 @@ class StressScreen(FormView):
     def usable_keys(self) -> Sequence[Key]:
         if self.typing:
             return super().usable_keys()
-        off = {method for phase, methods in keys.STRESS_WHILE.items() if phase != self._phase for method in methods}
+        off = {method for methods in keys.STRESS_WHILE.values() for method in methods} - {*keys.STRESS_WHILE.get(self._phase, ())}
         return [key for key in super().usable_keys() if key.method not in off]
 
     def _deployment(self) -> DeploymentView | None:
@@ -220,6 +233,18 @@ class StressScreen(FormView):
         names = list(WINDOWS)
         self._window = names[(names.index(self._window) + 1) % len(names)]
         self.redraw()
+
+
+def _found_in(replay: ReplaySource) -> LoadState | None:
+    from runtime.stress.result import attached
+
+    try:
+        found = attached(replay.attached)
+    except ValueError as error:
+        return LoadState("", "failed", error=f"what is attached to {replay.path.name} cannot be read: {error}")
+    if found is None:
+        return None
+    return LoadState(found.name, "over", found.load, slo=found.goodput.slo if found.goodput else {}, found=found)
 
 
 def traces(text: str) -> list[str]:
