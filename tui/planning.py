@@ -80,7 +80,7 @@ def plan(values: Mapping[str, str], more: bool = False) -> Planned:
     from runtime.planner.models import find_model
     from runtime.planner.names import PlanError
     from runtime.planner.parameters import find_engine, find_format
-    from runtime.planner.search import Request, choose, find_use_case, make_plan, use_cases, what_if
+    from runtime.planner.search import Request, by_use_case, find_use_case, make_plan, what_if
 
     wrong: dict[str, str] = {}
 
@@ -111,8 +111,7 @@ def plan(values: Mapping[str, str], more: bool = False) -> Planned:
             calibration=known,
         )
         made = make_plan(request, use_case)
-        points = [point for entry in made.entries for point in entry.points]
-        cases = {name: choose(points, find_use_case(name)) for name in use_cases()}
+        cases = by_use_case(made)
         changed = what_if(made) if more and made.choice is not None else []
     except PlanError as error:
         return Planned({"": str(error)})

@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from runtime.planner.calibration import Calibration
     from runtime.planner.hardware import Cluster
-    from runtime.planner.search import Plan
+    from runtime.planner.search import Plan, UseCase
 
 FAILED, USAGE = 1, 2
 
@@ -21,6 +21,7 @@ def plan(
     model: Annotated[str | None, typer.Argument(metavar="MODEL", help="a checkpoint's directory or a named model")] = None,
     gpu: Annotated[str, typer.Option(help="of the catalogue, of --gpu-file, local: this machine's, or cpu: its cores")] = "local",
     gpus: Annotated[int, typer.Option(min=1, max=16384)] = 1,
+    nodes: Annotated[int | None, typer.Option(min=1, help="that the GPUs are spread over; else as many as they need")] = None,
     isl: Annotated[int, typer.Option("--isl", min=1, max=1 << 24, help="tokens of input")] = 1024,
     osl: Annotated[int, typer.Option("--osl", min=1, max=1 << 24, help="tokens of output")] = 256,
     concurrency: Annotated[int | None, typer.Option(min=1, help="requests in flight; else every load up to what fits")] = None,
@@ -28,6 +29,7 @@ def plan(
     dtype: Annotated[str, typer.Option(help="of the weights; else the checkpoint's own")] = "auto",
     kv_dtype: Annotated[str, typer.Option(help="of the cache; else as the engine chooses")] = "auto",
     use_case: Annotated[str, typer.Option(help="whose limits count: chat, voice, batch, ...")] = "chat",
+    slo: Annotated[str | None, typer.Option(help="limits in place of the use case's, in ms: ttft=500,tpot=30,e2e=8000")] = None,
     engine: Annotated[str, typer.Option(help="whose layouts and collectives: shardscope, vllm, sglang, trtllm")] = "shardscope",
     launch: Annotated[str | None, typer.Option(metavar="ENGINE", help="print the command that starts the choice there")] = None,
     validate: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="predict measured rows and print the errors")] = None,
@@ -48,15 +50,15 @@ def plan(
             raise PlanError("--concurrency and --rate say two different things: give one")
         from runtime.planner.models import find_model
         from runtime.planner.parameters import find_engine
-        from runtime.planner.search import Request, find_use_case, make_plan
+        from runtime.planner.search import Request, make_plan
 
         engine = launch or engine
         found = find_model(model)
         weights = (found.stored_as or "bf16") if dtype == "auto" else dtype
         kv = find_engine(engine).kv if kv_dtype == "auto" else kv_dtype
-        cluster, known = _cluster(gpu, gpus, gpu_file, calibration)
+        cluster, known = _cluster(gpu, gpus, nodes, gpu_file, calibration)
         request = Request(found, cluster, isl, osl, concurrency, rate, weights, kv, engine, known)
-        made = make_plan(request, find_use_case(use_case))
+        made = make_plan(request, _use_case(use_case, slo))
         if launch is not None:
             _print_launch(made, launch, model, as_json)
         else:
@@ -74,13 +76,26 @@ def _calibration(path: Path | None) -> Calibration:
     return Calibration() if path is None else load(path)
 
 
-def _cluster(gpu: str, gpus: int, file: Path | None, calibration: Path | None) -> tuple[Cluster, Calibration]:
+def _use_case(name: str, slo: str | None) -> UseCase:
+    from runtime.planner.names import PlanError
+    from runtime.planner.search import find_use_case
+    from runtime.stress.goodput import parse_slo
+    from runtime.stress.values import BadPlan
+
+    found = find_use_case(name)
+    try:
+        return found if slo is None else found.limited_to(parse_slo(slo))
+    except BadPlan as error:
+        raise PlanError(str(error)) from None
+
+
+def _cluster(gpu: str, gpus: int, nodes: int | None, file: Path | None, calibration: Path | None) -> tuple[Cluster, Calibration]:
     from runtime.planner.calibration import load
-    from runtime.planner.hardware import Cluster
+    from runtime.planner.hardware import Cluster, on_nodes
     from runtime.planner.local import find_device
 
     device, known = find_device(gpu, file, None if calibration is None else load(calibration))
-    return Cluster(device, gpus), known
+    return Cluster(device if nodes is None else on_nodes(device, gpus, nodes), gpus), known
 
 
 def _print_plan(made: Plan, as_json: bool) -> None:

@@ -138,6 +138,15 @@ def catalogued(product: str) -> str | None:
     return max(whole, key=lambda key: len(spelled[key]), default=None)
 
 
+def on_nodes(gpu: Gpu, gpus: int, nodes: int) -> Gpu:
+    """The same device, so many of them spread over so many nodes. A link that joins nodes goes on doing so. Raises PlanError."""
+    if gpus % nodes:
+        fits = sorted((n for n in range(1, gpus + 1) if gpus % n == 0), key=lambda n: abs(n - nodes))[:2]
+        raise PlanError(f"--nodes {nodes}: {gpus} GPUs do not divide by it; nearest {' or '.join(map(str, sorted(fits)))}")
+    each = gpus // nodes
+    return replace(gpu, node_gpus=each, link_gpus=gpu.link_gpus if gpu.link_gpus > gpu.node_gpus else min(gpu.link_gpus, each))
+
+
 def over_pcie(gpu: Gpu) -> Gpu:
     """The same device with PCIe 4 x16 in NVLink's place: what TP costs without NVLink (measured on L40S)."""
     pcie = find_gpu("l40s")

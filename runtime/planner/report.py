@@ -11,7 +11,7 @@ from typing import Any
 from runtime.planner.calibration import Calibration
 from runtime.planner.hardware import GIB
 from runtime.planner.scatter import scatter
-from runtime.planner.search import Entry, Plan, UseCase, what_if
+from runtime.planner.search import Choice, Entry, Plan, UseCase, by_use_case, what_if
 from runtime.planner.serving import Prediction, amdahl
 from runtime.planner.sharding import PRESETS, preset
 from runtime.planner.validation import Validation
@@ -58,7 +58,9 @@ def plan_lines(plan: Plan) -> list[str]:
     lines += _counts(plan)
     if plan.choice is not None:
         lines += ["", f"take {plan.choice.point.sharding} at {plan.choice.point.batch:,.0f} requests: {plan.choice.reason}"]
+        lines += [_split(plan.choice.point)]
         lines += [_changed(plan, words, found.point if found else None) for words, found in what_if(plan)]
+        lines += ["", "for other use cases:", *(f"  {words}" for words in _others(plan))]
     return lines
 
 
@@ -69,7 +71,8 @@ def _heading(plan: Plan) -> str:
     load = "up to what fits" if request.concurrency is None else f"{request.concurrency} requests"
     load = load if request.rate is None else f"{request.rate:g} requests/s"
     model = f"{request.model.name} ({request.model.parameters / 1e9:,.2f}B) {request.weights}"
-    gpus = f"{request.cluster.gpus} x {request.cluster.gpu.name}"
+    nodes = f" on {request.cluster.nodes} nodes" if request.cluster.nodes > 1 else ""
+    gpus = f"{request.cluster.gpus} x {request.cluster.gpu.name}{nodes}"
     return f"{model} on {gpus}, {request.engine}, {request.isl}/{request.osl} tokens, {load}, for {plan.use_case.name}: {state}"
 
 
@@ -128,6 +131,19 @@ def _reasons(out: Sequence[Entry]) -> list[str]:
     return [f"  {count} x {reason}" for reason, count in counted.most_common(ROWS)]
 
 
+def _split(point: Prediction) -> str:
+    """Where a step's time goes, and what more TP could gain."""
+    parts = [f"{name.replace('_', '-')} {ms:.2f}" for name, ms in ((n, 1e3 * s) for n, s in point.step._asdict().items()) if ms]
+    at, bound = amdahl(point)
+    tp = f"; tp {point.sharding.tp} is {at:.1f} times as fast as 1, no tp more than {bound:.1f}" if isfinite(bound) else ""
+    return f"  a step of it, ms: {', '.join(parts)}{tp}"
+
+
+def _others(plan: Plan) -> list[str]:
+    found = [(name, choice) for name, choice in by_use_case(plan).items() if name != plan.use_case.name and choice is not None]
+    return [f"{name}: {choice.point.sharding} at {choice.point.batch:,.0f} requests: {choice.reason}" for name, choice in found]
+
+
 def _counts(plan: Plan) -> list[str]:
     model, gpus = plan.request.model, plan.request.cluster.gpus
     if model.name != "gpt-1.8t-moe" or gpus != 64:
@@ -146,10 +162,10 @@ def _changed(plan: Plan, words: str, point: Prediction | None) -> str:
 
 
 def plan_object(plan: Plan) -> dict[str, Any]:
-    """JSON-ready: {request, layouts: [{layout, verdict, reason, memory, points}], front, choice, what_if}.
+    """JSON-ready: {request, layouts: [{layout, verdict, reason, memory, points}], front, choice, use_cases, what_if}.
 
     Times in ms, sizes in bytes, rates in tokens a second; `null` is without end or unknown. `band`: relative error to expect,
-    nine times of ten.
+    nine times of ten. `use_cases`: the choice for every preset.
     """
     request, known = plan.request, plan.request.calibration
     band = known.band("tpot_ms")
@@ -160,6 +176,7 @@ def plan_object(plan: Plan) -> dict[str, Any]:
             "active_parameters": request.model.active_parameters,
             "gpu": request.cluster.gpu.name,
             "gpus": request.cluster.gpus,
+            "nodes": request.cluster.nodes,
             "isl": request.isl,
             "osl": request.osl,
             "concurrency": request.concurrency,
@@ -172,14 +189,17 @@ def plan_object(plan: Plan) -> dict[str, Any]:
         },
         "layouts": [_entry_object(entry, known) for entry in plan.entries],
         "front": [_point_object(point, known) for point in plan.front],
-        "choice": None
-        if plan.choice is None
-        else {**_point_object(plan.choice.point, known), "reason": plan.choice.reason, "met": plan.choice.met},
+        "choice": _choice_object(plan.choice, known),
+        "use_cases": {name: _choice_object(choice, known) for name, choice in by_use_case(plan).items()},
         "what_if": [
             {"change": words, **({} if found is None else _point_object(found.point, known)), "fits": found is not None}
             for words, found in (what_if(plan) if plan.choice else [])
         ],
     }
+
+
+def _choice_object(choice: Choice | None, known: Calibration) -> dict[str, Any] | None:
+    return None if choice is None else {**_point_object(choice.point, known), "reason": choice.reason, "met": choice.met}
 
 
 def _entry_object(entry: Entry, known: Calibration) -> dict[str, Any]:

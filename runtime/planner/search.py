@@ -15,6 +15,7 @@ from runtime.planner.names import PlanError, load, nearest
 from runtime.planner.parameters import find_engine
 from runtime.planner.serving import Prediction, Workload, predict
 from runtime.planner.sharding import Sharding, broken_rules, layouts, warnings
+from runtime.stress.goodput import Slo
 
 POINTS = 320  # predictions of one search, about, so that it answers as one types
 MOST_LOADS, FEWEST_LOADS = 10, 6  # of one layout
@@ -65,16 +66,24 @@ class UseCase:
     goal: str
     ttft: float = float("inf")  # seconds
     user_tokens_s: float = 0.0
+    e2e: float = float("inf")  # seconds
 
     def met(self, point: Prediction) -> bool:
-        return point.ttft <= self.ttft and point.tokens_s_user >= self.user_tokens_s
+        return point.ttft <= self.ttft and point.tokens_s_user >= self.user_tokens_s and point.e2e <= self.e2e
 
     def merit(self, point: Prediction) -> float:
         return point.tokens_s_gpu if self.goal == "throughput" else point.tokens_s_user
 
     def distance(self, point: Prediction) -> float:
         """How many times over its limits a point is, for when none is within."""
-        return max(point.ttft / self.ttft, self.user_tokens_s / point.tokens_s_user)
+        return max(point.ttft / self.ttft, self.user_tokens_s / point.tokens_s_user, point.e2e / self.e2e)
+
+    def limited_to(self, slo: Slo) -> UseCase:
+        """What it wants, within other limits. Both a mean gap and TPOT bound the tokens of a user."""
+        gap = min(slo.itl or float("inf"), slo.tpot or float("inf"))
+        ttft, e2e = ((limit or float("inf")) / 1e3 for limit in (slo.ttft, slo.e2e))
+        name = ",".join(f"{limit}={value:g}" for limit, value in slo.limits.items())
+        return UseCase(name, self.goal, ttft, 1e3 / gap, e2e)
 
 
 @dataclass(frozen=True)
@@ -180,6 +189,8 @@ def _missed(point: Prediction, use_case: UseCase) -> str:
         short.append(f"TTFT {point.ttft * 1e3:,.0f} ms, wanted {use_case.ttft * 1e3:,.0f}")
     if point.tokens_s_user < use_case.user_tokens_s:
         short.append(f"{point.tokens_s_user:.1f} tok/s a user, wanted {use_case.user_tokens_s:.0f}")
+    if point.e2e > use_case.e2e:
+        short.append(f"a request {point.e2e:.1f} s, wanted {use_case.e2e:.1f}")
     return f"no layout meets {use_case.name}; {point.sharding} comes nearest: {' and '.join(short)} ({_limit(point)})"
 
 
@@ -198,6 +209,12 @@ def _limit(point: Prediction) -> str:
     share = getattr(point.step, point.limit) / point.step.total
     bubble = f", bubble {point.bubble:.0%}" if point.bubble > 0.05 else ""
     return f"{point.limit.replace('_', '-')} {share:.0%} of a step{bubble}"
+
+
+def by_use_case(plan: Plan) -> dict[str, Choice | None]:
+    """The choice for every preset, of the same points."""
+    points = [point for entry in plan.entries for point in entry.points]
+    return {name: choose(points, find_use_case(name)) for name in use_cases()}
 
 
 def what_if(plan: Plan) -> list[tuple[str, Choice | None]]:

@@ -60,6 +60,11 @@ class Prediction:
         return 1 / self.tpot
 
     @property
+    def e2e(self) -> float:
+        """Seconds of a whole request."""
+        return self.tpot_e2e * self.workload.osl
+
+    @property
     def limit(self) -> str:
         """The term that limits a step."""
         return self.step.limit

@@ -12,6 +12,7 @@ from asked import measured
 from typer.testing import CliRunner, Result
 
 from cli.commands import app
+from runtime.planner.search import use_cases
 
 
 def plan(*arguments: str) -> Result:
@@ -27,6 +28,39 @@ def test_a_table_a_plot_and_a_choice() -> None:
     assert found.exit_code == 0
     for words in ("layout", "tok/s/GPU", "@: the choice", "take tp", "with PCIe for NVLink", "uncalibrated"):
         assert words in found.stdout
+
+
+def test_the_choice_says_where_its_time_goes_and_what_others_would_take() -> None:
+    text = plan("llama-3.1-70b", *H200, "--concurrency", "8").stdout
+    assert "a step of it, ms: weights " in text
+    assert "all-reduce " in text.partition("a step of it")[2].partition("\n")[0]
+    assert "no tp more than" in text
+    assert "for other use cases:\n  voice: tp" in text
+
+
+def test_ones_own_limits() -> None:
+    """In place of the use case's, which only says what is wanted most beyond them."""
+    loose, tight = (
+        json.loads(plan("llama-3.1-70b", *H200, "--use-case", "batch", "--slo", slo, "--json").stdout)
+        for slo in ("ttft=4000,tpot=60", "ttft=4000,tpot=15")
+    )
+    assert tight["choice"]["tpot_ms"] <= 15 < loose["choice"]["tpot_ms"] <= 60
+    assert tight["request"]["use_case"] == "ttft=4000,tpot=15"
+    assert set(tight["use_cases"]) == set(use_cases())
+    whole = json.loads(plan("llama-3.1-70b", *H200, "--osl", "100", "--slo", "e2e=2000", "--json").stdout)["choice"]
+    assert whole["tpot_e2e_ms"] * 100 <= 2000
+    assert "; tp8 comes nearest: a request " in plan("llama-3.1-70b", *H200, "--slo", "e2e=1").stdout
+
+
+def test_gpus_on_nodes() -> None:
+    """Over two nodes, an all-reduce of eight leaves NVLink."""
+    asked = ("llama-3.1-70b", *H200, "--concurrency", "1", "--json")
+    one, two = (json.loads(plan(*asked, "--nodes", nodes).stdout) for nodes in ("1", "2"))
+    assert (one["request"]["nodes"], two["request"]["nodes"]) == (1, 2)
+    tp8 = [next(e for e in found["layouts"] if e["layout"] == "tp8")["points"][0]["tpot_ms"] for found in (one, two)]
+    assert tp8[1] > 1.05 * tp8[0]
+    tp4 = [next(e for e in found["layouts"] if e["layout"] == "tp4dp2")["points"][0]["tpot_ms"] for found in (one, two)]
+    assert tp4[1] == tp4[0]
 
 
 def test_one_object() -> None:
@@ -130,6 +164,9 @@ def test_nothing_fits_is_a_failure() -> None:
         (("llama-3.1-8b", *H200, "--engine", "vlm"), "near by: vllm"),
         (("llama-3.1-8b", *H200, "--launch", "vlm"), "near by: vllm"),
         (("llama-3.1-8b", *H200, "--concurrency", "4", "--rate", "2"), "give one"),
+        (("llama-3.1-8b", *H200, "--slo", "ttfb=3"), "'ttfb' is none of ttft, itl, tpot, e2e"),
+        (("llama-3.1-8b", *H200, "--slo", "ttft=0"), "it must be above 0; nearest that works: 1"),
+        (("llama-3.1-8b", *H200, "--nodes", "3"), "8 GPUs do not divide by it; nearest 2 or 4"),
         ((), "which MODEL?"),
         (("--validate", "/nowhere.csv"), "cannot be read"),
         (("llama-3.1-8b", *H200, "--calibration", "/nowhere.json"), "cannot be read"),
@@ -162,7 +199,7 @@ def test_validation_is_printed() -> None:
 
 
 def test_help_pays_for_no_planner() -> None:
-    code = "import sys, shardscope; print([m for m in sys.modules if m.startswith(('runtime.planner.', 'numpy', 'torch'))])"
+    code = "import sys, cli.commands; print([m for m in sys.modules if m.startswith(('runtime.planner.', 'numpy', 'torch'))])"
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )
