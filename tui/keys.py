@@ -125,6 +125,7 @@ PIPELINE = (
     Key("down,j", "down j", "screen.row(1)", "row below", "mark a step of the row below", None),
     Key("up,k", "up k", "screen.row(-1)", "row above", "mark a step of the row above", None),
     Key("v", "v", "screen.next_form", "stages/ranks", "a row a stage, or a row a rank", 3),
+    Key("e", "e", "screen.export", "export", "these seconds' steps as a Chrome trace (Perfetto), into the working directory", 5),
     Key("n", "n", "screen.next_group", "next group", "the next replica or ep member, where there are several", 6),
 )
 

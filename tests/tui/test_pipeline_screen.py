@@ -1,5 +1,6 @@
 """The timeline: stretches that are true to the records, drawn to scale, and a screen that its keys take anywhere."""
 
+import json
 import re
 import time
 
@@ -346,6 +347,36 @@ async def test_v_shows_ranks_and_stages_and_n_the_next_group():
         assert row(await redrawn(app, pilot), "r3 p1e1")
         await pilot.press("v")
         assert row(await redrawn(app, pilot), "stage 1")
+
+
+async def test_e_exports_the_steps_as_a_trace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    async with dashboard(STEADY) as (app, pilot):
+        await pilot.press("3")
+        await reached(app, pilot, PipelineScreen)
+        await pilot.press("space", "e")
+        await app.workers.wait_for_complete()
+        await pilot.pause()
+        [out] = tmp_path.glob("*-steps-*.json")
+        known = app.session.timeline("qwen3-30b")
+        events = json.loads(out.read_text())["traceEvents"]
+        steps = [each for each in events if each["ph"] == "X" and each["tid"] == 1]
+        assert len(steps) == len(known)
+        assert sorted(round(each["dur"] * 1e3) for each in steps) == sorted(record.wall_ns for record in known)
+        assert min(each["ts"] for each in steps) == 0
+        names = {each["args"]["name"] for each in events if each["name"] == "process_name"}
+        assert {name.split()[1] for name in names} == {"0", "1", "2", "3"}
+        assert any(f"{len(known):,} steps are in {out}" in each.message for each in app._notifications)
+
+
+async def test_where_there_are_no_steps_nothing_is_exported(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    async with dashboard(LOADING) as (app, pilot):
+        await pilot.press("3", "e")
+        await app.workers.wait_for_complete()
+        await pilot.pause()
+        assert any("Nothing to export" in each.message for each in app._notifications)
+        assert not list(tmp_path.iterdir())
 
 
 async def test_tab_shows_the_other_deployment():

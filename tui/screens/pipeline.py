@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
+from telemetry.records import StepRecord
+from telemetry.snapshot import DeploymentView
 from tui import keys
 from tui.screens.view import View
 from tui.session import Session
@@ -67,6 +73,27 @@ class PipelineScreen(View):
 
     def action_zoom(self, step: int) -> None:
         self._change(lambda shown, look: zoomed(shown, look, step), freeze=False)
+
+    def action_export(self) -> None:
+        """All ranks' steps of the last seconds that are known, whatever part of them is in sight."""
+        deployment = chosen(self.session.look()[0], self.session.options)
+        records = self.session.timeline(deployment.name) if deployment is not None else ()
+        if deployment is None or not records:
+            self.notify("Nothing to export: no step in the last seconds.", severity="warning")
+        else:
+            self.run_worker(partial(self._export, deployment, records), thread=True, group="export")
+
+    def _export(self, deployment: DeploymentView, records: Sequence[StepRecord]) -> None:
+        from profiles.chrome import export_steps
+
+        name = re.sub(r"[^\w.+-]", "_", deployment.name)
+        try:
+            out = Path.cwd() / f"{name}-steps-{time.strftime('%Y%m%d-%H%M%S')}.json"
+            export_steps(deployment.name, [rank.info for rank in deployment.ranks], records, out)
+        except OSError as error:
+            self.notify(f"Not exported: {error}", severity="error", timeout=10)
+        else:
+            self.notify(f"{len(records):,} steps are in {out}.", timeout=10)
 
     def _change(self, change: Callable[[Scene, Look], Look], freeze: bool) -> None:
         """What goes to the past pauses the screen first, because a live timeline runs away."""
