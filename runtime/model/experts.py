@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 
 from runtime.checkpoint.config import ModelShape
 from runtime.layout import expert_owners
-from runtime.model.linear import Linear, Loader
+from runtime.model.linear import Linear, Loader, grouped
+from runtime.model.routing import Routed, mix, route
 from runtime.model.row_kernels import silu_and_mul
 from runtime.parallel.communicator import Communicator
 
@@ -22,42 +22,35 @@ from runtime.parallel.communicator import Communicator
 class Dispatched:
     """Rows that this rank's experts must process, sorted by local expert. `counts` int64 [local experts].
 
-    `order` brings the combined rows back to the order in which they were sent.
+    From other ranks: `received` int64 [ranks, experts], and where each row was before they were sorted.
     """
 
     rows: torch.Tensor
     counts: torch.Tensor
-    back: torch.Tensor | None
-    received: torch.Tensor | None
-    order: torch.Tensor
+    received: torch.Tensor | None = None
+    by_expert: torch.Tensor | None = None
 
 
 class Dispatcher(Protocol):
     """Brings tokens to the ranks that own their experts, and the results back."""
 
-    def dispatch(self, x: torch.Tensor, experts: torch.Tensor) -> Dispatched:
-        """x [n, hidden], experts int64 [n, k]."""
+    def dispatch(self, x: torch.Tensor, routed: Routed) -> Dispatched:
+        """x [n, hidden]."""
         ...
 
     def combine(self, rows: torch.Tensor, sent: Dispatched) -> torch.Tensor:
-        """Processed rows in the dispatched order -> [n x k, hidden] in the order of `experts`."""
+        """Processed rows in the dispatched order -> [n x k, hidden] as they were routed."""
         ...
 
 
 class LocalDispatcher:
     """Every expert is here."""
 
-    def __init__(self, num_experts: int) -> None:
-        self._num_experts = num_experts
-
-    def dispatch(self, x: torch.Tensor, experts: torch.Tensor) -> Dispatched:
-        flat = experts.reshape(-1)
-        order = flat.argsort(stable=True)
-        rows = x.index_select(0, order // experts.shape[1])
-        return Dispatched(rows, torch.bincount(flat, minlength=self._num_experts), None, None, order)
+    def dispatch(self, x: torch.Tensor, routed: Routed) -> Dispatched:
+        return Dispatched(x.index_select(0, routed.tokens), routed.counts)
 
     def combine(self, rows: torch.Tensor, sent: Dispatched) -> torch.Tensor:
-        return torch.empty_like(rows).index_copy_(0, sent.order, rows)
+        return rows
 
 
 class AllToAllDispatcher:
@@ -65,31 +58,27 @@ class AllToAllDispatcher:
 
     def __init__(self, ep: Communicator, num_experts: int) -> None:
         self._ep = ep
-        self._num_experts = num_experts
         owners = expert_owners(num_experts, ep.size)
         self._widest = max(len(owner) for owner in owners)
         # with uneven ownership every member's counts are padded to the widest, so that the table is a rectangle
         self._columns = torch.tensor([m * self._widest + i for m, owner in enumerate(owners) for i in range(len(owner))])
         self._mine = len(owners[ep.index])
 
-    def dispatch(self, x: torch.Tensor, experts: torch.Tensor) -> Dispatched:
-        flat = experts.reshape(-1)
-        order = flat.argsort(stable=True)
+    def dispatch(self, x: torch.Tensor, routed: Routed) -> Dispatched:
         table = torch.zeros(self._ep.size * self._widest, dtype=torch.int64)
-        table[self._columns] = torch.bincount(flat, minlength=self._num_experts).cpu()
+        table[self._columns] = routed.counts.cpu()
         counts = table.view(self._ep.size, self._widest)
-        rows, received = self._ep.all_to_all(x.index_select(0, order // experts.shape[1]), counts)
+        rows, received = self._ep.all_to_all(x.index_select(0, routed.tokens), counts)
         received = received.cpu()
         classes = torch.arange(self._widest).expand(self._ep.size, -1).reshape(-1)
         by_expert = classes.repeat_interleave(received.reshape(-1)).argsort(stable=True).to(x.device)
-        return Dispatched(rows.index_select(0, by_expert), received.sum(0)[: self._mine], by_expert, received, order)
+        return Dispatched(rows.index_select(0, by_expert), received.sum(0)[: self._mine], received, by_expert)
 
     def combine(self, rows: torch.Tensor, sent: Dispatched) -> torch.Tensor:
-        assert sent.back is not None
+        assert sent.by_expert is not None
         assert sent.received is not None
-        by_source = torch.empty_like(rows).index_copy_(0, sent.back, rows)
-        returned, _ = self._ep.all_to_all(by_source, sent.received)
-        return torch.empty_like(returned).index_copy_(0, sent.order, returned)
+        by_source = torch.empty_like(rows).index_copy_(0, sent.by_expert, rows)
+        return self._ep.all_to_all(by_source, sent.received)[0]
 
 
 class Experts:
@@ -101,39 +90,30 @@ class Experts:
         self._tp = load.tp
         self._top_k = shape.experts_per_token
         self._renormalize = shape.renormalize_experts
-        self._router = place(checkpoint.router(name))
+        self._router = Linear(place(checkpoint.router(name)))
         part = load.share(shape.expert_intermediate_size)
         self._gate_up, self._down = [], []
         for expert in owned:
             halves = [place(checkpoint.expert(name, expert, half, part.start, part.stop)) for half in ("gate", "up")]
             self._gate_up.append(Linear(torch.cat(halves)))
             self._down.append(Linear(place(checkpoint.expert(name, expert, "down", part.start, part.stop))))
-        self._dispatcher: Dispatcher = (
-            AllToAllDispatcher(ep, shape.num_experts) if ep.size > 1 else LocalDispatcher(shape.num_experts)
-        )
+        self._dispatcher: Dispatcher = AllToAllDispatcher(ep, shape.num_experts) if ep.size > 1 else LocalDispatcher()
         self.tokens = torch.zeros(len(owned), dtype=torch.int64)  # processed by each local expert since last read
         self.rows = self.touched = 0  # processed by local experts, and experts that had any, in all steps so far
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x [n, hidden] -> [n, hidden]; n may be 0, and then only serves the other members' tokens."""
-        weights = torch.softmax(F.linear(x, self._router).float(), dim=-1)
-        chosen, experts = weights.topk(self._top_k, dim=-1)
-        if self._renormalize:
-            chosen = chosen / chosen.sum(-1, keepdim=True)
-        sent = self._dispatcher.dispatch(x, experts)
+        routed = route(self._router(x).float(), self._top_k, self._renormalize)
+        sent = self._dispatcher.dispatch(x, routed)
         self.tokens += sent.counts.cpu()
-        rows = self._dispatcher.combine(self._compute(sent), sent)
-        mixed = (rows.view(x.shape[0], self._top_k, x.shape[1]) * chosen.to(x.dtype).unsqueeze(-1)).sum(1)
-        return self._tp.all_reduce(mixed)
+        return self._tp.all_reduce(mix(self._dispatcher.combine(self._compute(sent), sent), routed))
 
     def _compute(self, sent: Dispatched) -> torch.Tensor:
-        out = torch.empty_like(sent.rows)
-        start = 0
-        for expert, count in enumerate(sent.counts.tolist()):
-            if count:
-                stop = start + count
-                out[start:stop] = self._down[expert](silu_and_mul(self._gate_up[expert](sent.rows[start:stop])))
-                start = stop
-                self.touched += 1
-        self.rows += start
-        return out
+        work = [(expert, count) for expert, count in enumerate(sent.counts.tolist()) if count]
+        if not work:
+            return sent.rows
+        counts = [count for _, count in work]
+        self.rows += sum(counts)
+        self.touched += len(work)
+        inner = silu_and_mul(grouped([self._gate_up[expert] for expert, _ in work], sent.rows, counts))
+        return grouped([self._down[expert] for expert, _ in work], inner, counts)

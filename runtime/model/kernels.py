@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from runtime.checkpoint.config import ModelShape
-from runtime.model import native, product_kernel, row_kernels
+from runtime.model import native, product_kernel, routing, row_kernels
 from runtime.model.decode_kernel import DecodeKernel
 
 
@@ -16,5 +16,7 @@ def compile_kernels(shape: ModelShape, dtype: torch.dtype, tp: int) -> None:
     if dtype is torch.bfloat16 and product_kernel.available():
         product_kernel.compiled()
     row_kernels.compile_all(dtype)
+    if shape.num_experts:
+        routing.compile_all(dtype)
     kv_heads = max(1, shape.num_kv_heads // tp)
     DecodeKernel(dtype, shape.head_dim, shape.num_heads // tp // kv_heads)

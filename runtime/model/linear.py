@@ -5,7 +5,8 @@ Column-parallel: the outputs are divided, no communication. Row-parallel: the in
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -23,24 +24,31 @@ class Linear:
     weight [out, in] and bias [out] or None.
     """
 
-    __slots__ = ("_bias", "_multiply", "_weight")
+    __slots__ = ("multiply",)
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
-        self._bias = bias
-        self._multiply: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor] = F.linear
+        self.multiply: Callable[[torch.Tensor], torch.Tensor]
         if product_kernel.takes(weight):
-            self._weight, self._multiply = product_kernel.pack(weight), product_kernel.product
+            self.multiply = product_kernel.Panels(weight, bias)
         elif _packs(weight):
-            self._weight, self._multiply = torch.ops.mkldnn._reorder_linear_weight(weight, PACK_ROWS), _onednn
+            self.multiply = partial(_onednn, torch.ops.mkldnn._reorder_linear_weight(weight, PACK_ROWS), bias)
         else:
-            self._weight = weight
+            self.multiply = partial(F.linear, weight=weight, bias=bias)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x [tokens, in] -> [tokens, out]."""
-        return self._multiply(x, self._weight, self._bias)
+        return self.multiply(x)
 
 
-def _onednn(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def grouped(linears: Sequence[Linear], x: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+    """The next counts[i] > 0 rows of x [rows, in] through linears[i], which are of one size -> [rows, out]."""
+    panels = [each.multiply for each in linears if isinstance(each.multiply, product_kernel.Panels)]
+    if panels and len(panels) == len(linears):
+        return product_kernel.multiply(panels, x, counts)
+    return torch.cat([linear(rows) for linear, rows in zip(linears, x.split(list(counts)), strict=True)])
+
+
+def _onednn(packed: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")  # type: ignore[no-any-return]
 
 

@@ -7,7 +7,6 @@ OpenMP team, so that no second pool fights over the cores, and divides the work 
 from __future__ import annotations
 
 import ctypes
-import itertools
 import math
 import struct
 from collections.abc import Iterator, Sequence
@@ -106,6 +105,13 @@ class Writer(ir.IRBuilder):  # type: ignore[misc]
         self.store(constant(x, count), place)
         return place
 
+    def integer(self, x: int) -> Value:
+        """A place for an integer, which holds x at first."""
+        with self.goto_entry_block():
+            place = self.alloca(I64)
+        self.store(I64(x), place)
+        return place
+
     def least(self, a: Value, b: Value) -> Value:
         return self.select(self.icmp_signed("<", a, b), a, b)
 
@@ -199,7 +205,7 @@ class Entry(Writer):
 
     def __init__(self, module: ir.Module, dtype: torch.dtype) -> None:
         super().__init__(module, "entry", [I64.as_pointer()], dtype)
-        self._next = itertools.count()
+        self._taken = 0
         self.member, self.members = (
             self.sext(self.call_llvm(name, I32), I64) for name in ("omp_get_thread_num", "omp_get_num_threads")
         )
@@ -211,11 +217,17 @@ class Entry(Writer):
         with self.loop(start, stop) as i:
             yield i
 
-    def number(self) -> Value:
-        return self.load(self.gep(self.made.args[0], [I64(next(self._next))]))
+    def number(self, further: Value | None = None, offset: int = 0) -> Value:
+        """The next one; or that so far behind the last one taken: the integer at `further`, and `offset`."""
+        if further is None:
+            self._taken += 1
+            at = I64(self._taken - 1)
+        else:
+            at = self.add(self.load(further), I64(self._taken + offset))
+        return self.load(self.gep(self.made.args[0], [at]))
 
-    def pointer(self, kind: Any) -> Value:
-        return self.inttoptr(self.number(), kind.as_pointer())
+    def pointer(self, kind: Any, further: Value | None = None, offset: int = 0) -> Value:
+        return self.inttoptr(self.number(further, offset), kind.as_pointer())
 
 
 def constant(x: float, count: int) -> Value:

@@ -8,9 +8,11 @@ that memory is read while products are computed. Sums are float32.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import llvmlite.binding as llvm
 import torch
+import torch.nn.functional as F
 from llvmlite import ir
 
 from runtime.model import native
@@ -38,28 +40,48 @@ def available() -> bool:
 
 def takes(weight: torch.Tensor) -> bool:
     """weight [out, in]."""
-    whole = weight.shape[0] % PANEL == 0 and weight.shape[1] % 2 == 0
-    return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and weight.numel() > 0 and whole and available()
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype == torch.bfloat16
+        and weight.numel() > 0
+        and weight.shape[1] % 2 == 0
+        and available()
+    )
 
 
-def pack(weight: torch.Tensor) -> torch.Tensor:
-    """weight [out, in] -> [out / 32, in / 2, 32, 2], contiguous."""
-    n, k = weight.shape
-    pairs = weight.contiguous().view(torch.int32).view(n // PANEL, PANEL, k // 2)
-    return pairs.transpose(1, 2).contiguous().view(torch.bfloat16).view(n // PANEL, k // 2, PANEL, 2)
+class Panels:
+    """A weight [out, in] and a bias [out] or None, packed: [out / 32, in / 2, 32, 2], with zeros for outputs that are missing."""
+
+    __slots__ = ("_addresses", "_bias", "_weight", "inputs", "outputs", "panels")
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+        self.outputs, self.inputs = weight.shape
+        missing = -self.outputs % PANEL
+        whole = F.pad(weight, (0, 0, 0, missing)) if missing else weight.contiguous()
+        self.panels = whole.shape[0] // PANEL
+        pairs = whole.view(torch.int32).view(self.panels, PANEL, self.inputs // 2)
+        self._weight = pairs.transpose(1, 2).contiguous()
+        self._bias = _nothing(whole.shape[0]) if bias is None else F.pad(bias, (0, missing))
+        self._addresses = self._weight.data_ptr(), self._bias.data_ptr()
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """x [rows, in] -> [rows, out]."""
+        return multiply([self], x, [x.shape[0]])
+
+    def group(self, rows: int) -> tuple[int, int, int]:
+        """What the kernel is told of it."""
+        return *self._addresses, rows
 
 
-def product(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """x [rows, in], bias [out] or None -> [rows, out]."""
+def multiply(weights: Sequence[Panels], x: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+    """The next counts[i] rows of x [rows, in] times weights[i], all of one size -> [rows, out]."""
+    one = weights[0]
     x = x.contiguous()
-    rows, k = x.shape
-    out = x.new_empty((rows, packed.shape[0] * PANEL))
-    bias = _nothing(packed.shape[0] * PANEL) if bias is None else bias
-    if rows:
-        block = max(1, BLOCK_BYTES // (k * 2 * TILE)) * TILE
-        tensors = (x, packed, out, bias)
-        compiled()([rows, packed.shape[0], packed.shape[1], block, *(each.data_ptr() for each in tensors)])
-    return out
+    out = x.new_empty((x.shape[0], one.panels * PANEL))
+    block = max(1, BLOCK_BYTES // (one.inputs * 2 * TILE)) * TILE
+    groups = [number for each, rows in zip(weights, counts, strict=True) for number in each.group(rows)]
+    compiled()([len(weights), one.panels, one.inputs // 2, block, x.data_ptr(), out.data_ptr(), *groups])
+    return out if out.shape[1] == one.outputs else out[:, : one.outputs].contiguous()
 
 
 @functools.cache
@@ -72,40 +94,47 @@ def compiled() -> Kernel:
     module = ir.Module("product")
     tiles = [_Tile(module, rows) for rows in range(1, TILE + 1)]
     b = Entry(module, torch.bfloat16)
-    rows, panels, pairs, block = (b.number() for _ in range(4))
-    x, weight, out, bias = (b.pointer(b.element) for _ in range(4))
-    width = b.mul(panels, I64(PANEL))
+    groups, panels, pairs, block = (b.number() for _ in range(4))
+    inputs, outputs = b.mul(pairs, I64(2)), b.mul(panels, I64(PANEL))
     panel_size = b.mul(pairs, I64(PANEL * 2))
     last = b.sub(panels, I64(1))
-    with b.loop_by(I64(0), rows, block) as first:
-        count = b.least(b.sub(rows, first), block)
-        parts = b.sdiv(b.add(count, I64(TILE - 1)), I64(TILE))
-        with b.share(panels) as panel:
-            here = b.gep(weight, [b.mul(panel, panel_size)])
-            after = b.bitcast(b.gep(weight, [b.mul(b.least(b.add(panel, I64(1)), last), panel_size)]), I8.as_pointer())
-            stride = b.sdiv(I64(_BYTES_A_PAIR), parts)  # each tile asks for its share of the next panel
-            with b.loop(I64(0), parts) as part:
-                low, high = (b.sdiv(b.mul(count, i), parts) for i in (part, b.add(part, I64(1))))
-                row = b.add(first, low)
-                arguments = [
-                    b.gep(x, [b.mul(row, b.mul(pairs, I64(2)))]),
-                    here,
-                    b.gep(out, [b.add(b.mul(row, width), b.mul(panel, I64(PANEL)))]),
-                    b.gep(bias, [b.mul(panel, I64(PANEL))]),
-                    b.gep(after, [b.mul(part, b.mul(stride, pairs))]),
-                    stride,
-                    pairs,
-                    width,
-                ]
-                done = b.append_basic_block()
-                choice = b.switch(b.sub(high, low), done)
-                for tile in tiles:
-                    case = b.append_basic_block()
-                    choice.add_case(I64(tile.rows), case)
-                    b.position_at_end(case)
-                    b.call(tile.made, arguments)
-                    b.branch(done)
-                b.position_at_end(done)
+    x, out = b.pointer(b.element), b.pointer(b.element)
+    group, before = b.integer(0), b.integer(0)
+    with b.loop(I64(0), groups):
+        weight, bias = b.pointer(b.element, group), b.pointer(b.element, group, 1)
+        rows = b.number(group, 2)
+        start = b.load(before)
+        with b.loop_by(I64(0), rows, block) as first:
+            count = b.least(b.sub(rows, first), block)
+            parts = b.sdiv(b.add(count, I64(TILE - 1)), I64(TILE))
+            with b.share(panels) as panel:
+                here = b.gep(weight, [b.mul(panel, panel_size)])
+                after = b.gep(weight, [b.mul(b.least(b.add(panel, I64(1)), last), panel_size)])
+                stride = b.sdiv(I64(_BYTES_A_PAIR), parts)  # each tile asks for its share of the next panel
+                with b.loop(I64(0), parts) as part:
+                    low, high = (b.sdiv(b.mul(count, i), parts) for i in (part, b.add(part, I64(1))))
+                    row = b.add(b.add(start, first), low)
+                    arguments = [
+                        b.gep(x, [b.mul(row, inputs)]),
+                        here,
+                        b.gep(out, [b.add(b.mul(row, outputs), b.mul(panel, I64(PANEL)))]),
+                        b.gep(bias, [b.mul(panel, I64(PANEL))]),
+                        b.gep(b.bitcast(after, I8.as_pointer()), [b.mul(part, b.mul(stride, pairs))]),
+                        stride,
+                        pairs,
+                        outputs,
+                    ]
+                    done = b.append_basic_block()
+                    choice = b.switch(b.sub(high, low), done)
+                    for tile in tiles:
+                        case = b.append_basic_block()
+                        choice.add_case(I64(tile.rows), case)
+                        b.position_at_end(case)
+                        b.call(tile.made, arguments)
+                        b.branch(done)
+                    b.position_at_end(done)
+        b.store(b.add(start, rows), before)
+        b.store(b.add(b.load(group), I64(3)), group)
     b.ret_void()
     return Kernel(module)
 

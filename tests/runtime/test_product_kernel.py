@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from runtime.model import product_kernel
-from runtime.model.linear import Linear
+from runtime.model.linear import Linear, grouped
 
 pytestmark = pytest.mark.skipif(not product_kernel.available(), reason="no AVX-512 BF16 here, or a matrix unit besides")
 
@@ -26,7 +26,7 @@ def matrices(rows: int, k: int, n: int) -> tuple[torch.Tensor, torch.Tensor, tor
 
 
 @pytest.mark.parametrize("biased", [False, True])
-@pytest.mark.parametrize(("k", "n"), [(2, 32), (34, 64), (512, 96), (11000, 32)])
+@pytest.mark.parametrize(("k", "n"), [(2, 32), (34, 64), (512, 70), (11000, 3)])
 @pytest.mark.parametrize("rows", [*range(1, 15), 24, 25, 100, 301])
 def test_it_is_the_product(rows: int, k: int, n: int, biased: bool) -> None:
     x, weight, bias = matrices(rows, k, n)
@@ -57,8 +57,15 @@ def test_no_rows_and_rows_that_are_not_contiguous() -> None:
     assert torch.equal(linear(x[::2]), linear(x)[::2])
 
 
-@pytest.mark.parametrize(("n", "k"), [(33, 64), (32, 63)])
-def test_what_it_does_not_take_is_left_to_torch(n: int, k: int) -> None:
-    x, weight, bias = matrices(3, k, n)
+def test_an_odd_number_of_inputs_is_left_to_torch() -> None:
+    x, weight, bias = matrices(3, 63, 32)
     assert not product_kernel.takes(weight)
     torch.testing.assert_close(Linear(weight, bias)(x), torch.nn.functional.linear(x, weight, bias), rtol=2e-2, atol=2e-2)
+
+
+def test_groups_of_rows_that_have_a_weight_each() -> None:
+    counts = [1, 13, 2, 30]
+    x, _, _ = matrices(sum(counts), 64, 50)
+    linears = [Linear(matrices(seed, 64, 50)[1]) for seed in range(2, 6)]
+    apart = torch.cat([linear(rows) for linear, rows in zip(linears, x.split(counts), strict=True)])
+    assert torch.equal(grouped(linears, x, counts), apart)
