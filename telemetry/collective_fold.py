@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from operator import add
+from operator import add, sub
 from typing import TypeAlias
 
 from msgspec import Struct, field
@@ -98,9 +98,58 @@ class CollectiveTotals:
 
 
 class _Kind:
+    """One kind of call. The window's sums go along with the window, as those of `series.Seconds` do."""
+
     def __init__(self, members: int, window_s: float) -> None:
         self.members = members
         self.seconds = Recent(KindSecond, window_s)
+        self._sums: dict[int, list[int]] = {}  # by rank, of the seconds after `_after`, up to `_until`
+        self._after, self._until = 0, 0
+
+    def add(self, record: CollectiveRecord) -> None:
+        amounts = (record.calls, record.bytes, record.wait_ns, record.transfer_ns)
+        for second, row, part in self.seconds.spread(record.start_ns, record.end_ns, amounts):
+            sums = row.ranks.get(record.rank)
+            if sums is None:
+                if len(row.ranks) >= MAX_RANKS:
+                    continue
+                row.ranks[record.rank] = part
+            else:
+                sums[:] = map(add, sums, part)
+            if self._after < second <= self._until:
+                self._count({record.rank: part}, add)
+        if (last := self.seconds.at(record.end_ns // SECOND)) is not None:
+            _count(last.waits, record.waits)
+            _count(last.durations, record.durations)
+
+    def sums(self, now_ns: int, window_ns: int) -> dict[int, list[float]]:
+        """By rank: calls, bytes, wait, transfer of the window."""
+        edge, cut = divmod(now_ns - window_ns, SECOND)
+        self._go_to(edge, now_ns // SECOND)
+        sums: dict[int, list[float]] = {rank: [*amounts] for rank, amounts in self._sums.items()}
+        weight, row = 1 - cut / SECOND, self.seconds.get(edge)
+        for rank, amounts in row.ranks.items() if row is not None else ():
+            done = sums.get(rank, _NONE)
+            sums[rank] = [before + weight * amount for before, amount in zip(done, amounts, strict=True)]
+        return {rank: amounts for rank, amounts in sums.items() if amounts[0] > 0}
+
+    def _go_to(self, after: int, until: int) -> None:
+        there = self._after + 1 >= self.seconds.oldest  # all that has to be taken away
+        if there and self._after <= after <= self._until <= until:
+            for second in range(self._after + 1, after + 1):
+                if (row := self.seconds.get(second)) is not None:
+                    self._count(row.ranks, sub)
+            begin = self._until
+        else:
+            self._sums, begin = {}, after
+        for second in range(max(begin + 1, self.seconds.oldest), until + 1):
+            if (row := self.seconds.get(second)) is not None:
+                self._count(row.ranks, add)
+        self._after, self._until = after, until
+
+    def _count(self, ranks: Mapping[int, Sequence[int]], operation: Callable[[int, int], int]) -> None:
+        for rank, amounts in ranks.items():
+            self._sums[rank] = list(map(operation, self._sums.get(rank, _NONE), amounts))
 
 
 class CollectiveFold:
@@ -119,17 +168,7 @@ class CollectiveFold:
             return
         since, until = self._told.get(record.rank, (record.start_ns, record.end_ns))
         self._told[record.rank] = min(since, record.start_ns), max(until, record.end_ns)
-        kind = self._kind((record.axis, record.op, record.size_class), record.members)
-        amounts = (record.calls, record.bytes, record.wait_ns, record.transfer_ns)
-        for second, part in kind.seconds.spread(record.start_ns, record.end_ns, amounts):
-            sums = second.ranks.get(record.rank)
-            if sums is not None:
-                sums[:] = map(add, sums, part)
-            elif len(second.ranks) < MAX_RANKS:
-                second.ranks[record.rank] = part
-        if (last := kind.seconds.at(record.end_ns // SECOND)) is not None:
-            _count(last.waits, record.waits)
-            _count(last.durations, record.durations)
+        self._kind((record.axis, record.op, record.size_class), record.members).add(record)
 
     def _kind(self, key: tuple[str, str, int], members: int) -> _Kind:
         kind = self._kinds.get(key)
@@ -150,7 +189,7 @@ class CollectiveFold:
         for key in sorted(self._kinds):
             kind = self._kinds[key]
             seconds = list(kind.seconds.window(now_ns, window_ns))
-            if (view := _view(key, kind.members, seconds, group, told_s)) is not None:
+            if (view := _view(key, kind.members, kind.sums(now_ns, window_ns), seconds, group, told_s)) is not None:
                 views.append(view)
         return tuple(views)
 
@@ -176,10 +215,14 @@ class CollectiveFold:
 
 
 def _view(
-    key: tuple[str, str, int], members: int, seconds: Seconds, group: Group, told_s: Mapping[int, float]
+    key: tuple[str, str, int],
+    members: int,
+    ranks: Mapping[int, Sequence[float]],
+    seconds: Seconds,
+    group: Group,
+    told_s: Mapping[int, float],
 ) -> CollectiveView | None:
     axis, op, size_class = key
-    ranks = _sums(seconds)
     calls, size, wait, transfer = (sum(column) for column in zip(*ranks.values(), strict=True)) if ranks else (0.0,) * 4
     if calls <= 0:
         return None
@@ -212,23 +255,6 @@ def _view(
         straggler=straggler,
         late_us=None if late_ns is None else late_ns / 1e3,
     )
-
-
-def _sums(seconds: Seconds) -> dict[int, list[float]]:
-    """By rank: calls, bytes, wait, transfer of the window."""
-    ranks: dict[int, list[float]] = {}
-    for weight, second in seconds:
-        for rank, sums in second.ranks.items():
-            calls, size, wait, transfer = sums if weight == 1 else (weight * n for n in sums)
-            done = ranks.get(rank)
-            if done is None:
-                ranks[rank] = [calls, size, wait, transfer]
-            else:
-                done[0] += calls
-                done[1] += size
-                done[2] += wait
-                done[3] += transfer
-    return {rank: sums for rank, sums in ranks.items() if sums[0] > 0}
 
 
 def _percentile_us(seconds: Seconds, which: str, q: float) -> float | None:

@@ -77,6 +77,7 @@ class DeploymentFold:
 
     def _join_groups(self) -> None:
         """Who meets whom on which axis."""
+        self._places: dict[tuple[int, str], Place] = {}
         groups: defaultdict[Place, list[int]] = defaultdict(list)
         for rank in sorted(self._infos):
             for axis in _COLLECTIVE_AXES:
@@ -94,10 +95,15 @@ class DeploymentFold:
 
     def _place(self, rank: int, axis: str) -> Place:
         """What a rank shares with those whom it meets on `axis`."""
-        info = self._infos.get(rank)
-        if info is None:
-            return axis, "unknown", rank
-        return axis, *(getattr(info, other) for other in ("dp", "pp", "ep", "tp") if other != axis)
+        place = self._places.get((rank, axis))
+        if place is None:
+            info = self._infos.get(rank)
+            if info is None:
+                return axis, "unknown", rank
+            place = axis, *(getattr(info, other) for other in ("dp", "pp", "ep", "tp") if other != axis)
+            if axis in _COLLECTIVE_AXES:
+                self._places[rank, axis] = place
+        return place
 
     def add(self, record: Record) -> None:
         """Take a record. What an older generation's rank or engine still says is no longer true; a finished request stays so."""
@@ -220,7 +226,7 @@ class DeploymentFold:
                         late[member][axis] = ms
         staged = self.record.layout.get("pp", 1) > 1
         return tuple(
-            self._ranks.get(info.rank, RankFold(self._window_s)).view(
+            (self._ranks.get(info.rank) or RankFold(self._window_s)).view(
                 info,
                 self.record.state,
                 self.engine.work(info.dp),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Mapping
-from itertools import dropwhile
-from math import isfinite
 
 from msgspec import Struct, structs
 
@@ -20,6 +20,7 @@ MAX_AXES = 8
 MAX_NAME = 64  # characters of an axis or of a reason to throttle
 MAX_REASONS = 16
 MAX_EXPERTS = 512  # of one rank
+KILO = 1000  # FLOPs are summed by the thousand, so that sums stay within 64 bits
 MAX_SUSPENSIONS = 64  # of one rank, the latest
 
 _TIMES = (
@@ -52,7 +53,7 @@ class RankState(Struct, frozen=True, array_like=True):
     experts: SecondsState
     walls: list[tuple[int, int]]
     work: SecondsState | None = None
-    done: list[float] = []
+    done: list[int] = []
     suspensions: list[tuple[int, int | None]] = []
 
 
@@ -66,11 +67,11 @@ class RankFold:
         self._last: LastStep | None = None
         self._steps = 0
         self._axes: list[str] = []  # in the order in which they came
-        self._times = Seconds(shown=_BUSY)  # columns: _TIMES, then the fields of AxisTime for each axis
+        self._times = Seconds(shown=_BUSY, shown_as=_busy_percent)  # columns: _TIMES, then the fields of AxisTime for each axis
         self._experts = Seconds(shown=None, kept_s=window_s)  # a column an expert
-        self._work = Seconds(shown=None, kept_s=window_s)  # columns: FLOPs, bytes of weights, bytes of keys and values
-        self._done: list[float] = []  # the same, since the rank began; nothing before it counted any
-        self._walls: deque[tuple[int, int]] = deque(maxlen=MAX_STEPS)  # (end, wall) ns
+        self._work = Seconds(shown=None, kept_s=window_s)  # columns: FLOPs / KILO, bytes of weights, of keys and values
+        self._done: list[int] = []  # the same, since the rank began; nothing before it counted any
+        self._ends, self._walls = array("q"), array("q")  # of the last steps, ns
         self._suspensions: deque[tuple[int, int | None]] = deque(maxlen=MAX_SUSPENSIONS)  # (since, until) ns; None: still
 
     def add_step(self, record: StepRecord, work: WorkTimeline) -> None:
@@ -92,14 +93,25 @@ class RankFold:
         amounts[_BUSY] = busy
         self._times.spread(start, end, amounts)
         if record.flops is not None and record.weight_bytes is not None and record.kv_bytes is not None:
-            work_done = [float(record.flops), float(record.weight_bytes), float(record.kv_bytes)]
-            self._work.spread(start, end, work_done)
-            self._done = [before + more for before, more in zip(self._done or (0.0, 0.0, 0.0), work_done, strict=True)]
-        self._walls.append((end, wall))
+            done = record.flops // KILO, record.weight_bytes, record.kv_bytes
+            self._work.spread(start, end, done)
+            self._done = [before + more for before, more in zip(self._done or (0, 0, 0), done, strict=True)]
+        self._remember(end, wall)
         self._last = end, record.memory_bytes
         self._steps += 1
         if self.fault == "STALLED":
             self.fault = None
+
+    def _remember(self, end_ns: int, wall_ns: int) -> None:
+        """A rank makes one step after another; one that says otherwise ended with the one before."""
+        self._ends.append(max(end_ns, self._ends[-1]) if self._ends else end_ns)
+        self._walls.append(wall_ns)
+        if len(self._ends) > 2 * MAX_STEPS:
+            del self._ends[:MAX_STEPS], self._walls[:MAX_STEPS]
+
+    def _first_after(self, time_ns: int) -> int:
+        """The place of the first of the last `MAX_STEPS` that ended after a time."""
+        return bisect_right(self._ends, time_ns, max(0, len(self._ends) - MAX_STEPS))
 
     def die(self, _time_ns: int) -> None:
         self.fault = "DEAD"
@@ -167,7 +179,8 @@ class RankFold:
         last_end = None if self._last is None else self._last[0]
         since = work.pieces(max(now_ns - window_ns, last_end or 0), now_ns)
         observed = times.get("observed", 0.0) + sum(until - begin for begin, until, had_work in since if not had_work)
-        walls = [wall / 1e6 for end, wall in self._walls if end > now_ns - window_ns]
+        walls = self._walls[self._first_after(now_ns - window_ns) :]
+        step_ns = percentile(walls, 50)
         experts = self._experts.total(now_ns, window_ns)
 
         def per_step_ms(part: str) -> float | None:
@@ -177,9 +190,9 @@ class RankFold:
             info=info,
             state=self.fault or state,
             util=_percent(times.get("busy", 0.0), observed),
-            util_history=tuple(min(100.0, max(0.0, 100 * busy / SECOND)) for busy in self._times.history(now_ns)),
+            util_history=self._times.history(now_ns),
             bubble_pct=_percent(times.get("bubble", 0.0), times.get("work", 0.0)),
-            step_ms=percentile(walls, 50),
+            step_ms=None if step_ns is None else step_ns / 1e6,
             compute_ms=per_step_ms("compute"),
             recv_wait_ms=per_step_ms("recv_wait"),
             gap_ms=per_step_ms("gap"),
@@ -206,15 +219,16 @@ class RankFold:
         """`seconds`: of time with work in the window."""
         if not self._done:
             return None
+        done = self._done[0] * KILO, self._done[1], self._done[2]
         total = self._work.total(now_ns, window_ns)
         if not total or seconds <= 0:
-            return WorkView(None, None, None, None, None, *self._done)
-        flops, weights, kv = total
+            return WorkView(None, None, None, None, None, *done)
+        flops, weights, kv = total[0] * KILO, total[1], total[2]
         mfu = mbu = None
         if peaks is not None:
             mfu = 100 * model_flops_utilization(flops, seconds, peaks.flops)
             mbu = 100 * model_bandwidth_utilization(weights + kv, seconds, peaks.bandwidth)
-        return WorkView(flops / seconds, weights / seconds, kv / seconds, mfu, mbu, *self._done)
+        return WorkView(flops / seconds, weights / seconds, kv / seconds, mfu, mbu, *done)
 
     @staticmethod
     def _split(times: Mapping[str, float], wait: float, staged: bool) -> TimeSplit | None:
@@ -264,8 +278,8 @@ class RankFold:
     def state(self, now_ns: int, window_ns: int) -> RankState:
         """All that views from `now` on can show of what came so far."""
         times, experts = self._times.state(now_ns, window_ns), self._experts.state(now_ns, window_ns)
-        # not only the steps in the window but all from the first of them on: the oldest make room in the same order
-        walls = list(dropwhile(lambda step: step[0] <= now_ns - window_ns, self._walls))
+        first = self._first_after(now_ns - window_ns)
+        walls = list(zip(self._ends[first:], self._walls[first:], strict=True))
         work = self._work.state(now_ns, window_ns) if self._done else None
         who = self.memory, self._device, self.fault, self._last, self._steps, list(self._axes)
         return RankState(*who, times, experts, walls, work, self._done, list(self._suspensions))
@@ -281,15 +295,19 @@ class RankFold:
         self._axes = list(state.axes)
         self._times.restore(state.times)
         self._experts.restore(state.experts)
-        self._walls.extend(state.walls)
+        for end, wall in state.walls:
+            self._remember(end, wall)
         self._suspensions.extend(state.suspensions)
         if state.work is not None:
             if len(state.done) != 3 or any(len(row) != 3 for row in state.work.rows.values()):
                 raise ValueError("work in other columns")
-            if not all(map(isfinite, state.done)):
-                raise ValueError("work that is no number")
             self._work.restore(state.work)
             self._done = state.done
+
+
+def _busy_percent(busy_ns: int) -> float:
+    """Of a second."""
+    return min(100.0, max(0.0, 100 * busy_ns / SECOND))
 
 
 def _percent(part: float, whole: float) -> float | None:

@@ -19,7 +19,7 @@ MAX_GAPS = 100_000  # of a request record: as many fit into one message
 Count = Annotated[int, Meta(ge=0, le=1 << 48)]
 Idle = Annotated[int, Meta(ge=0, le=1 << 56)]  # two years
 Time = Annotated[int, Meta(ge=-(1 << 61), le=1 << 61)]
-Flops = Annotated[int, Meta(ge=0, le=1 << 60)]
+Flops = Annotated[int, Meta(ge=0, le=1 << 57)]
 Rate = Annotated[float, Meta(ge=1.0, le=1e24)]
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, zip_longest
-from operator import add
+from operator import add, sub
 from typing import Generic, TypeVar
 
 from msgspec import Struct
@@ -16,6 +16,7 @@ Row = TypeVar("Row")
 SECOND = 1_000_000_000  # ns
 MAX_TURNS = 4096  # from work to none and back, that one replica remembers
 HISTORY = 60  # complete seconds that a history shows; no window is longer
+_UNSETTLED = 2  # seconds of which records still come
 
 
 class SecondsState(Struct, frozen=True, array_like=True):
@@ -23,62 +24,91 @@ class SecondsState(Struct, frozen=True, array_like=True):
 
     first_ns: int | None
     newest: int
-    rows: dict[int, list[int | float]]
+    rows: dict[int, list[int | float]]  # earlier versions kept fractions
     older: dict[int, int | float]
 
 
 class Seconds:
-    """Rows of amounts, a column each, summed by the clock's seconds, the last minute of them.
+    """Rows of whole amounts, a column each, summed by the clock's seconds, the last minute of them.
 
     An amount belongs to a stretch of time and spreads evenly over it, so a second holds what happened in it even where steps
     cross its border, and a late record still falls into the seconds it is about. `shown` is the column that has a history;
     `None`: none has one, and no more than `kept_s` is kept.
+
+    A window's sum goes along with the window: asking again a moment later costs the rows that came and went, and for they are
+    whole numbers gives the same as adding them all up.
     """
 
-    def __init__(self, shown: int | None = 0, kept_s: float = HISTORY) -> None:
-        self._shown = shown
+    def __init__(self, shown: int | None = 0, kept_s: float = HISTORY, shown_as: Callable[[int], float] = float) -> None:
+        """`shown_as`: what a history makes of a second's amount."""
+        self._shown, self._shown_as = shown, shown_as
         self._kept = math.ceil(kept_s) + 1
-        self._rows: dict[int, list[int | float]] = {}
+        self._rows: dict[int, list[int]] = {}
         self._first: int | None = None
         self._newest = 0
+        self._sum: list[int] = []
+        self._after, self._until = 0, 0  # the seconds that `_sum` is of: those after the one, up to the other
+        self._past: deque[float] = deque()  # the history up to second `_settled`
+        self._settled = 0
 
-    def spread(self, start_ns: int, end_ns: int, amounts: Sequence[int | float]) -> None:
-        """Add `amounts`, spread over [start, end); all of them at `end` when that is no later than `start`."""
+    def spread(self, start_ns: int, end_ns: int, amounts: Sequence[int]) -> None:
+        """Add `amounts`, spread over [start, end), their sums kept; all of them at `end` when that is no later than `start`."""
         self._first = start_ns if self._first is None else min(self._first, start_ns)
         last = end_ns // SECOND
         first = start_ns // SECOND
         if first >= last:
             self._add(last, amounts)
             return
+        length = end_ns - start_ns
         for second in range(max(first, last - self._kept), last + 1):
-            inside = min(end_ns, (second + 1) * SECOND) - max(start_ns, second * SECOND)
-            if inside > 0:
-                share = inside / (end_ns - start_ns)
-                self._add(second, [share * amount for amount in amounts])
+            begin, until = max(0, second * SECOND - start_ns), min(length, (second + 1) * SECOND - start_ns)
+            if until > begin:
+                self._add(second, [n * until // length - n * begin // length for n in amounts])
 
     def total(self, now_ns: int, window_ns: int) -> list[float]:
         """Sums by column over the window before `now`; the second that its edge cuts counts by the share inside."""
         edge, cut = divmod(now_ns - window_ns, SECOND)
+        self._go_to(edge, now_ns // SECOND)
+        row = self._rows.get(edge)
+        if row is None:
+            return list(self._sum)
         weight = 1 - cut / SECOND
-        sums: list[float] = [weight * amount for amount in self._rows.get(edge, ())]
-        for second in range(edge + 1, now_ns // SECOND + 1):
-            row = self._rows.get(second)
-            if row is None:
-                continue
-            if len(row) == len(sums):
-                sums = list(map(add, sums, row))
-            else:
-                sums = [done + amount for done, amount in zip_longest(sums, row, fillvalue=0)]
-        return sums
+        if len(row) == len(self._sum):
+            return [done + weight * amount for done, amount in zip(self._sum, row, strict=True)]
+        return [done + weight * amount for done, amount in zip_longest(self._sum, row, fillvalue=0)]
+
+    def _go_to(self, after: int, until: int) -> None:
+        """Make `_sum` that of the seconds after one, up to another."""
+        rows = self._rows
+        there = self._after + 1 >= self._newest - self._kept  # all that has to be taken away
+        if there and self._after <= after <= self._until <= until <= self._until + self._kept:
+            for second in range(self._after + 1, after + 1):
+                if (gone := rows.get(second)) is not None:
+                    self._sum[: len(gone)] = map(sub, self._sum, gone)
+            more: Iterable[int] = range(self._until + 1, until + 1)
+        else:
+            self._sum, more = [], range(after + 1, until + 1)
+        for second in more:
+            if (row := rows.get(second)) is not None:
+                _put(self._sum, row)
+        self._after, self._until = after, until
 
     def history(self, now_ns: int) -> tuple[float, ...]:
-        """The shown column in each of the last complete seconds, oldest first, none from before the first stretch."""
+        """What is shown of each of the last complete seconds, oldest first, none from before the first stretch."""
         if self._first is None:
             return ()
         now = now_ns // SECOND
-        return tuple(
-            self._shown_in(self._rows.get(second, ())) for second in range(max(now - HISTORY, self._first // SECOND), now)
-        )
+        first = max(now - HISTORY, self._first // SECOND)
+        if not first <= self._settled <= now:
+            self._past.clear()
+            self._settled = first
+        for second in range(self._settled, now - _UNSETTLED):
+            self._past.append(self._shown_as(self._shown_in(self._rows.get(second, ()))))
+            self._settled = second + 1
+        while len(self._past) > self._settled - first:
+            self._past.popleft()
+        recent = (self._shown_as(self._shown_in(self._rows.get(second, ()))) for second in range(self._settled, now))
+        return (*self._past, *recent)
 
     def span_s(self, now_ns: int, window_ns: int) -> float:
         """By how many seconds to divide a total for a rate: the window, or as much as there has been of it, 1 at least."""
@@ -88,8 +118,10 @@ class Seconds:
     def state(self, now_ns: int, window_ns: int) -> SecondsState:
         """All that a window of this length and a history can show from `now` on."""
         edge = (now_ns - window_ns) // SECOND
-        rows = {second: list(row) for second, row in self._rows.items() if second >= edge}
-        older = {second: shown for second, row in self._rows.items() if second < edge and (shown := self._shown_in(row))}
+        rows: dict[int, list[int | float]] = {second: [*row] for second, row in self._rows.items() if second >= edge}
+        older: dict[int, int | float] = {
+            second: shown for second, row in self._rows.items() if second < edge and (shown := self._shown_in(row))
+        }
         return SecondsState(self._first, self._newest, rows, older)
 
     def restore(self, state: SecondsState) -> None:
@@ -97,14 +129,17 @@ class Seconds:
         if not all(map(math.isfinite, chain(state.older.values(), *state.rows.values()))):
             raise ValueError("an amount that is no number")
         before = [0] * (self._shown or 0)
-        self._rows = {second: list(row) for second, row in state.rows.items()}
-        self._rows |= {second: [*before, amount] for second, amount in state.older.items()}
+        self._rows = {second: list(map(round, row)) for second, row in state.rows.items()}
+        self._rows |= {second: [*before, round(amount)] for second, amount in state.older.items()}
         self._first, self._newest = state.first_ns, state.newest
+        self._after = self._until = self._settled = 0
+        self._sum = []
+        self._past.clear()
 
-    def _shown_in(self, row: Sequence[int | float]) -> float:
-        return 0.0 if self._shown is None or len(row) <= self._shown else row[self._shown]
+    def _shown_in(self, row: Sequence[int]) -> int:
+        return 0 if self._shown is None or len(row) <= self._shown else row[self._shown]
 
-    def _add(self, second: int, amounts: Sequence[int | float]) -> None:
+    def _add(self, second: int, amounts: Sequence[int]) -> None:
         row = self._rows.get(second)
         if row is None:
             if second > self._newest:
@@ -113,10 +148,18 @@ class Seconds:
                     del self._rows[old]
             elif second < self._newest - self._kept:
                 return
-            self._rows[second] = list(amounts)
-        else:
-            row += [0] * (len(amounts) - len(row))
-            row[: len(amounts)] = map(add, row, amounts)
+            row = self._rows[second] = []
+        _put(row, amounts)
+        if self._after < second <= self._until:
+            _put(self._sum, amounts)
+        if second < self._settled:
+            self._settled = 0
+
+
+def _put(row: list[int], amounts: Sequence[int]) -> None:
+    if len(row) < len(amounts):
+        row += [0] * (len(amounts) - len(row))
+    row[: len(amounts)] = map(add, row, amounts)
 
 
 class Recent(Generic[Row]):
@@ -133,6 +176,15 @@ class Recent(Generic[Row]):
         """The latest second that has a row, or had one."""
         return self._newest
 
+    @property
+    def oldest(self) -> int:
+        """No second before it has a row."""
+        return 0 if self._newest is None else self._newest - self._kept
+
+    def get(self, second: int) -> Row | None:
+        """That second's row, if it has one."""
+        return self._rows.get(second)
+
     def at(self, second: int) -> Row | None:
         """That second's row, to add to; `None` for one that no window shows any more."""
         row = self._rows.get(second)
@@ -146,14 +198,18 @@ class Recent(Generic[Row]):
             row = self._rows[second] = self._make()
         return row
 
-    def spread(self, start_ns: int, end_ns: int, amounts: Sequence[int]) -> Iterator[tuple[Row, list[int]]]:
-        """Whole `amounts` spread over [start, end), their sums kept: a row and its part of them, second by second."""
+    def spread(self, start_ns: int, end_ns: int, amounts: Sequence[int]) -> Iterator[tuple[int, Row, list[int]]]:
+        """Whole `amounts` spread over [start, end), their sums kept: a second, its row and its part of them."""
         length, last = end_ns - start_ns, end_ns // SECOND
         first = start_ns // SECOND if length > 0 else last
         for second in range(max(first, last - self._kept), last + 1):
             if (row := self.at(second)) is not None:
                 begin, until = max(0, second * SECOND - start_ns), min(length, (second + 1) * SECOND - start_ns)
-                yield row, list(amounts) if first == last else [n * until // length - n * begin // length for n in amounts]
+                yield (
+                    second,
+                    row,
+                    list(amounts) if first == last else [n * until // length - n * begin // length for n in amounts],
+                )
 
     def window(self, now_ns: int, window_ns: int) -> Iterator[tuple[float, Row]]:
         """The rows of the window before `now`, oldest first, each with the share of it that the window's edge leaves."""

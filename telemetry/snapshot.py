@@ -114,9 +114,9 @@ class WorkView(Struct, frozen=True):
     kv_bytes_per_s: float | None
     mfu_pct: float | None
     mbu_pct: float | None
-    flops: float
-    weight_bytes: float
-    kv_bytes: float
+    flops: int
+    weight_bytes: int
+    kv_bytes: int
 
 
 class RankView(Struct, frozen=True):

@@ -51,7 +51,7 @@ class Sample:
 
 SAMPLES = {
     "tp4": Sample("llama3", {"tp": 4}, seconds=15, clients=4, slow=2),
-    "pp4": Sample("llama3", {"pp": 4, "micro_batches": 1}, seconds=15, clients=4),
+    "pp4": Sample("llama3", {"pp": 4, "micro_batches": 1}, seconds=13, clients=4),
     "ep4": Sample("mixtral", {"ep": 4}, seconds=20, clients=8, hot=True),
 }
 

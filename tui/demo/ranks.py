@@ -177,7 +177,7 @@ def _work(script: Script, at: float, rank: int) -> WorkView:
     """Decoding: most of what the memory gives, little of what the tensor cores could."""
     util, seconds = _busy(script, max(0, int(at) - 1), rank), 30 * script.moment(at)
     flops, weights, kv = 0.0019 * util * PEAKS.flops, 0.0043 * util * PEAKS.bandwidth, 0.0021 * util * PEAKS.bandwidth
-    counted = (seconds * rate for rate in (flops, weights, kv))
+    counted = (round(seconds * rate) for rate in (flops, weights, kv))
     return WorkView(flops, weights, kv, 100 * flops / PEAKS.flops, 100 * (weights + kv) / PEAKS.bandwidth, *counted)
 
 
