@@ -35,6 +35,7 @@ def dashboard(
 ) -> None:
     """The dashboard when no command is given: attaches to the daemon, starts one when there is none."""
     if context.invoked_subcommand is not None:
+        refuse_misplaced(context)
         return
     if connect is not None:
         look_from_afar(connect, curve_keys)
@@ -65,6 +66,7 @@ def demo(
     with told():
         try:
             model = demo_checkpoint(directory)
+            say(f"demo model {model}")
         except DemoFailed as error:
             say(f"error: {error}")
             raise typer.Exit(FAILED) from None
@@ -153,7 +155,7 @@ def show_script(layout: str, readonly: bool) -> None:
     try:
         script = DemoSource(Layout.parse(layout))
     except ValueError as error:
-        raise bad(str(error)) from None
+        raise bad(f"--layout {layout}: {error}; nearest that works: {Layout(tp=2, pp=2)}") from None
     if not on_screen():
         print_lines(script.latest())
         return
@@ -172,6 +174,16 @@ def occupied(run_dir: Path | None, http: str) -> RunDir:
         daemon = DaemonProcess(run_dir, http, detached=True)
         say(f"started a daemon, pid {daemon.pid}: it stays when you leave (kill {daemon.pid} stops it)")
     return place
+
+
+def refuse_misplaced(context: typer.Context) -> None:
+    """The dashboard's options mean nothing to a command, which would silently go without."""
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if source is not None and source.name == "COMMANDLINE":
+            flag, command = option.opts[0], context.invoked_subcommand
+            takes = f"what {command} takes comes after it: shardscope {command} --help"
+            raise bad(f"{flag} before '{command}' is the dashboard's; {takes}")
 
 
 def on_screen() -> bool:

@@ -40,7 +40,7 @@ def demo_checkpoint(directory: Path | None = None) -> Path:
     model.parent.mkdir(parents=True, exist_ok=True)
     # whole or not at all: an interrupted demo leaves no half of a model for the next one
     fresh = Path(tempfile.mkdtemp(prefix=".making-", dir=model.parent))
-    arguments = ["--out", str(fresh), "--family", FAMILY, "--size", SIZE, "--dtype", DTYPE]
+    arguments = ["--out", str(fresh), "--family", FAMILY, "--size", SIZE, "--dtype", DTYPE, "--quiet"]
     try:
         if child.start("runtime.checkpoint.synthetic", *arguments, output=sys.stderr.fileno()).wait() != 0:
             raise DemoFailed(f"the demo checkpoint could not be made in {model.parent}")

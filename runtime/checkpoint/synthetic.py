@@ -133,13 +133,15 @@ def main() -> None:
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="KEY=JSON", help="keys of config.json, e.g. num_key_value_heads=1"
     )
+    parser.add_argument("--quiet", action="store_true")
     given = parser.parse_args()
     try:
         overrides = {key: json.loads(value) for key, _, value in (item.partition("=") for item in given.set)}
         shape = write_checkpoint(given.out, given.family, given.size, given.seed, given.dtype, given.shards, **overrides)
     except ValueError as error:
         parser.error(str(error))
-    print(f"{given.out}: {shape.family}, {shape.parameter_count / 1e6:.1f} million parameters, {shape.dtype}")
+    if not given.quiet:
+        print(f"{given.out}: {shape.family}, {shape.parameter_count / 1e6:.1f} million parameters, {shape.dtype}")
 
 
 if __name__ == "__main__":

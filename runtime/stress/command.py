@@ -56,7 +56,7 @@ def _foreign_site(name: str, url: str, wanted: Asked) -> Site:
         raise refuse("--fault", "with --url", "faults go to local deployments of this daemon alone", "--fault without --url")
     url = url.rstrip("/").removesuffix("/v1")
     if not url.startswith(("http://", "https://")):
-        raise refuse("--url", f"'{url}'", "it must begin with http:// or https://", f"http://{url}")
+        raise refuse("--url", f"'{url}'", "it must begin with http:// or https://", f"http://{url.rpartition('://')[2]}")
     return Site(Target(url, name))
 
 

@@ -194,3 +194,8 @@ def test_memory_of_unknown_total_still_shows_its_parts():
     row = next(line for line in drawn(ranks_changed(scene(), unknown), 120, 40, form="table") if line.startswith(" r0 "))
     assert "700Mi/--" in row
     assert "█" in row.split("[")[1]
+
+
+def test_a_row_says_whose_it_is_however_narrow_the_screen():
+    rows = drawn(scene(), 12, 20, form="table")
+    assert [row.split()[0] for row in rows if row.strip().startswith("r")][-4:] == ["r0", "r1", "r2", "r3"]

@@ -24,10 +24,10 @@ class Column(NamedTuple, Generic[T]):
 
 
 def fitting(columns: Sequence[Column[T]], room: int) -> list[Column[T]]:
-    """The columns that fit, those that can use it grown by what is left."""
+    """The columns that fit, those that can use it grown by what is left; the first, which says what a row is, stays."""
     kept = list(columns)
     while len(kept) > 1 and total(kept) > room:
-        kept.remove(max(kept, key=lambda column: column.drop))
+        del kept[max(range(1, len(kept)), key=lambda i: (kept[i].drop, i))]
     for i, column in enumerate(kept):
         spare = room - total(kept)
         if column.grows and spare > 0:

@@ -18,6 +18,7 @@ from tui.view.line import BLANK, Line, Part, Span, fit, keep, line, rule
 from tui.view.options import Feed, Options, chosen
 from tui.view.placement import Placement, imbalance, member_loads
 from tui.view.screen import head_and_foot
+from tui.view.wrap import wrapped
 
 SORTS = ("layer", "max/mean", "balance")
 UNEVEN = 0.8  # balancedness below which a layer's members are marked
@@ -126,8 +127,8 @@ def experts(
     view = deployment.experts
     if view is None or not view.layers or not view.owners:
         head.append(rule(line("experts", "title"), BLANK, columns))
-        words = f" no experts to show: the model is dense, or none of them took a token in the last {snapshot.window_s:.0f} s"
-        return Frame(head, [line(words, "dim")], foot=foot).cropped(columns, rows)
+        words = f"no experts to show: the model is dense, or none of them took a token in the last {snapshot.window_s:.0f} s"
+        return Frame(head, [line(f" {each}", "dim") for each in wrapped(words, columns - 1, 3)], foot=foot).cropped(columns, rows)
     look = moved(view, look, 0, 0)
     figures = _FIGURES if columns >= 50 else 0
     room = max(0, columns - _LABEL - figures)

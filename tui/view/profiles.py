@@ -18,9 +18,10 @@ from tui.view.options import Feed, Options
 from tui.view.screen import head_and_foot
 from tui.view.transport import clock
 from tui.view.verdict import Verdict
+from tui.view.wrap import wrapped
 
 _STATES = {COMPLETE: "", CUT: "warn", RECORDING: "bad"}
-_DETAILS = 6  # rows
+_DETAILS = 9  # rows
 
 
 class Row(NamedTuple):
@@ -111,7 +112,7 @@ def _ago(listed: Listed, now_s: float) -> str:
 
 
 def _details(listed: Listed, columns: int) -> list[Line]:
-    lines = [rule(line(clean(listed.path.name), "title"), BLANK, columns), _fact("file", str(listed.path), columns)]
+    lines = [rule(line(clean(listed.path.name), "title"), BLANK, columns), *_fact("file", str(listed.path), columns)]
     if listed.problem:
         return [*lines, crop(line(f" × {clean(listed.problem)}", "bad"), columns)]
     known = listed.provenance
@@ -125,8 +126,9 @@ def _details(listed: Listed, columns: int) -> list[Line]:
         "made by": f"shardscope {known.app} {known.commit}, torch {known.torch or UNAVAILABLE}",
         "settings": settings,
     }
-    return lines + [_fact(name, words, columns) for name, words in facts.items()]
+    return [*lines, *(each for name, words in facts.items() for each in _fact(name, words, columns))]
 
 
-def _fact(name: str, words: str, columns: int) -> Line:
-    return crop((Span(f" {name:<9}", "dim"), Span(clean(words))), columns)
+def _fact(name: str, words: str, columns: int) -> list[Line]:
+    rows = wrapped(clean(words), columns - 11, 3)
+    return [crop((Span(f" {'' if i else name:<9}", "dim"), Span(row)), columns) for i, row in enumerate(rows)]

@@ -1,0 +1,36 @@
+"""Wrong arguments: the value, the rule and what would do, on stderr, and exit code 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.commands import app
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--run-dir", "/x", "status"], ("--run-dir before 'status'", "shardscope status --help")),
+        (["--readonly", "deploy", "m"], ("--readonly before 'deploy'",)),
+        (["--source", "nope"], ("--source nope", "'live' or 'demo'")),
+        (["--source", "demo", "--layout", "tp0"], ("--layout tp0", "a whole number, 1 or more", "nearest that works: tp2pp2")),
+        (["--source", "demo", "--layout", "two"], ("--layout two", "write degrees as tp2pp2")),
+        (["stress", "x", "--url", "ftp://h:1"], ("--url 'ftp://h:1'", "must begin with http://", "http://h:1")),
+        (["--connect", "tcp://1.2.3.4:99"], ("--connect tcp://1.2.3.4:99", "--curve-keys DIR")),
+        (["deplo"], ("'deplo'", "'deploy'")),
+    ],
+)
+def test_wrong_arguments(arguments: list[str], words: tuple[str, ...]) -> None:
+    told = CliRunner().invoke(app, arguments)
+    assert (told.exit_code, told.stdout) == (2, "")
+    assert all(each in told.stderr for each in words), told.stderr
+
+
+def test_the_run_directory_of_the_environment_is_for_every_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHARDSCOPE_RUN_DIR", str(tmp_path))
+    told = CliRunner().invoke(app, ["status"])
+    assert told.exit_code == 1
+    assert f"no daemon runs in {tmp_path}" in told.stderr
