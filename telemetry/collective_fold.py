@@ -149,7 +149,8 @@ class _Kind:
 
     def _count(self, ranks: Mapping[int, Sequence[int]], operation: Callable[[int, int], int]) -> None:
         for rank, amounts in ranks.items():
-            self._sums[rank] = list(map(operation, self._sums.get(rank, _NONE), amounts))
+            sums = self._sums.setdefault(rank, [0, 0, 0, 0])
+            sums[:] = map(operation, sums, amounts)
 
 
 class CollectiveFold:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import add
+
 from msgspec import Struct
 
 from telemetry.records import ExpertRecord
@@ -60,7 +62,8 @@ class ExpertFold:
         for weight, second in self._seconds.window(now_ns, window_ns):
             for layer, counts in second.items():
                 done = sums.setdefault(layer, [0.0] * width)
-                done[: len(counts)] = [a + weight * n for a, n in zip(done, counts, strict=False)]
+                amounts = counts if weight == 1 else [weight * n for n in counts]
+                done[: len(counts)] = map(add, done, amounts)
         layers = sorted(sums)
         tokens = tuple(tuple(map(round, sums[layer])) for layer in layers)
         return ExpertsView(tuple(layers), tuple(self._owners), tokens)

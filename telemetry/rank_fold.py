@@ -6,6 +6,7 @@ from array import array
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Mapping
+from itertools import accumulate
 
 from msgspec import Struct, structs
 
@@ -67,7 +68,8 @@ class RankFold:
         self._last: LastStep | None = None
         self._steps = 0
         self._axes: list[str] = []  # in the order in which they came
-        self._times = Seconds(shown=_BUSY, shown_as=_busy_percent)  # columns: _TIMES, then the fields of AxisTime for each axis
+        # columns: _TIMES, then the fields of AxisTime for each axis
+        self._times = Seconds(shown=_BUSY, unit=100 / SECOND, most=100.0)
         self._experts = Seconds(shown=None, kept_s=window_s)  # a column an expert
         self._work = Seconds(shown=None, kept_s=window_s)  # columns: FLOPs / KILO, bytes of weights, of keys and values
         self._done: list[int] = []  # the same, since the rank began; nothing before it counted any
@@ -295,19 +297,14 @@ class RankFold:
         self._axes = list(state.axes)
         self._times.restore(state.times)
         self._experts.restore(state.experts)
-        for end, wall in state.walls:
-            self._remember(end, wall)
+        ends, walls = zip(*state.walls[-MAX_STEPS:], strict=True) if state.walls else ((), ())
+        self._ends, self._walls = array("q", list(accumulate(ends, max))), array("q", walls)
         self._suspensions.extend(state.suspensions)
         if state.work is not None:
             if len(state.done) != 3 or any(len(row) != 3 for row in state.work.rows.values()):
                 raise ValueError("work in other columns")
             self._work.restore(state.work)
             self._done = state.done
-
-
-def _busy_percent(busy_ns: int) -> float:
-    """Of a second."""
-    return min(100.0, max(0.0, 100 * busy_ns / SECOND))
 
 
 def _percent(part: float, whole: float) -> float | None:

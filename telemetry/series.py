@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, zip_longest
+from itertools import zip_longest
 from operator import add, sub
 from typing import Generic, TypeVar
 
@@ -39,9 +39,9 @@ class Seconds:
     whole numbers gives the same as adding them all up.
     """
 
-    def __init__(self, shown: int | None = 0, kept_s: float = HISTORY, shown_as: Callable[[int], float] = float) -> None:
-        """`shown_as`: what a history makes of a second's amount."""
-        self._shown, self._shown_as = shown, shown_as
+    def __init__(self, shown: int | None = 0, kept_s: float = HISTORY, unit: float = 1.0, most: float = math.inf) -> None:
+        """A history shows amounts by the `unit`, from 0 to `most`."""
+        self._shown, self._unit, self._most = shown, unit, most
         self._kept = math.ceil(kept_s) + 1
         self._rows: dict[int, list[int]] = {}
         self._first: int | None = None
@@ -102,13 +102,19 @@ class Seconds:
         if not first <= self._settled <= now:
             self._past.clear()
             self._settled = first
-        for second in range(self._settled, now - _UNSETTLED):
-            self._past.append(self._shown_as(self._shown_in(self._rows.get(second, ()))))
-            self._settled = second + 1
-        while len(self._past) > self._settled - first:
+        settled = max(self._settled, now - _UNSETTLED)
+        self._past += self._shown_between(self._settled, settled)
+        self._settled = settled
+        while len(self._past) > settled - first:
             self._past.popleft()
-        recent = (self._shown_as(self._shown_in(self._rows.get(second, ()))) for second in range(self._settled, now))
-        return (*self._past, *recent)
+        return (*self._past, *self._shown_between(settled, now))
+
+    def _shown_between(self, first: int, end: int) -> list[float]:
+        column, unit, most = self._shown, self._unit, self._most
+        if column is None:
+            return [0.0] * (end - first)
+        rows = map(self._rows.get, range(first, end))
+        return [0.0 if row is None or len(row) <= column else min(most, max(0.0, unit * row[column])) for row in rows]
 
     def span_s(self, now_ns: int, window_ns: int) -> float:
         """By how many seconds to divide a total for a rate: the window, or as much as there has been of it, 1 at least."""
@@ -126,11 +132,9 @@ class Seconds:
 
     def restore(self, state: SecondsState) -> None:
         """Become what `state` was taken of. Raises ValueError when it can be of no `Seconds`."""
-        if not all(map(math.isfinite, chain(state.older.values(), *state.rows.values()))):
-            raise ValueError("an amount that is no number")
         before = [0] * (self._shown or 0)
-        self._rows = {second: list(map(round, row)) for second, row in state.rows.items()}
-        self._rows |= {second: [*before, round(amount)] for second, amount in state.older.items()}
+        self._rows = {second: _whole(row) for second, row in state.rows.items()}
+        self._rows |= zip(state.older, ([*before, amount] for amount in _whole(list(state.older.values()))), strict=True)
         self._first, self._newest = state.first_ns, state.newest
         self._after = self._until = self._settled = 0
         self._sum = []
@@ -154,6 +158,15 @@ class Seconds:
             _put(self._sum, amounts)
         if second < self._settled:
             self._settled = 0
+
+
+def _whole(row: list[int | float]) -> list[int]:
+    """A copy in whole amounts. Raises ValueError for what is no number."""
+    if type(sum(row)) is int:
+        return list(row)  # type: ignore[arg-type]
+    if not all(map(math.isfinite, row)):
+        raise ValueError("an amount that is no number")
+    return list(map(round, row))
 
 
 def _put(row: list[int], amounts: Sequence[int]) -> None:
