@@ -86,17 +86,17 @@ class Experts:
 
     def __init__(self, load: Loader, shape: ModelShape, layer: int, ep: Communicator, owned: range) -> None:
         name = f"model.layers.{layer}"
-        checkpoint, place = load.checkpoint, load.place
+        checkpoint = load.checkpoint
         self._tp = load.tp
         self._top_k = shape.experts_per_token
         self._renormalize = shape.renormalize_experts
-        self._router = Linear(place(checkpoint.router(name)))
+        self._router = Linear(load.weight(checkpoint.router(name)))
         part = load.share(shape.expert_intermediate_size)
         self._gate_up, self._down = [], []
         for expert in owned:
-            halves = [place(checkpoint.expert(name, expert, half, part.start, part.stop)) for half in ("gate", "up")]
-            self._gate_up.append(Linear(torch.cat(halves)))
-            self._down.append(Linear(place(checkpoint.expert(name, expert, "down", part.start, part.stop))))
+            gate, up, down = (checkpoint.expert(name, expert, each, part.start, part.stop) for each in ("gate", "up", "down"))
+            self._gate_up.append(Linear(load.weight(gate, up)))
+            self._down.append(Linear(load.weight(down)))
         self._dispatcher: Dispatcher = AllToAllDispatcher(ep, shape.num_experts) if ep.size > 1 else LocalDispatcher()
         self.tokens = torch.zeros(len(owned), dtype=torch.int64)  # processed by each local expert since last read
         self.rows = self.touched = 0  # processed by local experts, and experts that had any, in all steps so far

@@ -30,7 +30,7 @@ class Linear:
         self.multiply: Callable[[torch.Tensor], torch.Tensor]
         if product_kernel.takes(weight):
             self.multiply = product_kernel.Panels(weight, bias)
-        elif _packs(weight):
+        elif _for_onednn(weight):
             self.multiply = partial(_onednn, torch.ops.mkldnn._reorder_linear_weight(weight, PACK_ROWS), bias)
         else:
             self.multiply = partial(F.linear, weight=weight, bias=bias)
@@ -52,8 +52,12 @@ def _onednn(packed: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) ->
     return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")  # type: ignore[no-any-return]
 
 
-def _packs(weight: torch.Tensor) -> bool:
-    """Whether oneDNN computes this weight's dtype on this device better from its own layout."""
+def packs(weight: torch.Tensor) -> bool:
+    """Whether a `Linear` keeps it in a layout of its own."""
+    return product_kernel.takes(weight) or _for_onednn(weight)
+
+
+def _for_onednn(weight: torch.Tensor) -> bool:
     return (
         weight.device.type == "cpu"
         and weight.dtype == torch.bfloat16
@@ -73,8 +77,19 @@ class Loader:
 
     def place(self, tensor: torch.Tensor) -> torch.Tensor:
         """A copy in the rank's dtype on its device: never a view of the mapped file."""
+        return self._read(tensor).to(device=self.device, dtype=self.dtype, copy=True)
+
+    def weight(self, *parts: torch.Tensor) -> torch.Tensor:
+        """Parts of one matrix, row by row, for a `Linear`: it copies what it packs, so that a view of the file will do."""
+        if len(parts) > 1:
+            return torch.cat([self._read(part) for part in parts]).to(device=self.device, dtype=self.dtype)
+        (part,) = parts
+        as_it_is = self.device.type == "cpu" and part.dtype == self.dtype and packs(part)
+        return self._read(part) if as_it_is else self.place(part)
+
+    def _read(self, tensor: torch.Tensor) -> torch.Tensor:
         self._on_bytes(tensor.numel() * tensor.element_size())
-        return tensor.to(device=self.device, dtype=self.dtype, copy=True)
+        return tensor
 
     def share(self, size: int) -> slice:
         """This rank's equal part of a dimension of `size`, which divides."""
@@ -89,7 +104,8 @@ class Loader:
 
     def column_parallel(self, names: list[str], parts: list[slice]) -> Linear:
         """Several matrices that share an input, merged into one: rows `parts[i]` of `names[i]` (without ".weight")."""
-        weight = torch.cat([self.rows(f"{name}.weight", part) for name, part in zip(names, parts, strict=True)])
+        rows = self.checkpoint.rows
+        weight = self.weight(*(rows(f"{name}.weight", part.start, part.stop) for name, part in zip(names, parts, strict=True)))
         bias = None
         if self.checkpoint.has(f"{names[0]}.bias"):
             bias = torch.cat([self.rows(f"{name}.bias", part) for name, part in zip(names, parts, strict=True)])
@@ -97,7 +113,7 @@ class Loader:
 
     def row_parallel(self, name: str, part: slice) -> Linear:
         """Columns `part` of a matrix; the caller all-reduces. A bias is added by the first rank alone."""
-        weight = self.place(self.checkpoint.columns(f"{name}.weight", part.start, part.stop))
+        weight = self.weight(self.checkpoint.columns(f"{name}.weight", part.start, part.stop))
         bias = None
         if self.checkpoint.has(f"{name}.bias") and self.tp.index == 0:
             bias = self.full(f"{name}.bias")
