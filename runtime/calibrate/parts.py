@@ -6,7 +6,6 @@ import itertools
 import math
 from collections.abc import Iterator
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -106,18 +105,23 @@ def layers(watch: Stopwatch, config: RankConfig, status: RankStatus, captured: b
     return {"layer": dense, "moe_layer": without, "expert": expert, "pass": rest[0]}
 
 
-def attention(watch: Stopwatch, config: RankConfig, status: RankStatus) -> dict[str, Points]:
-    """Decode: [[bytes of cache read in a layer, bytes a second], ...]; prompts: [[tokens, flops a second], ...]."""
+def attention(watch: Stopwatch, config: RankConfig, status: RankStatus, rest: float, layer: float) -> dict[str, Points]:
+    """Decode: [[bytes of cache read in a layer, bytes a second], ...]; prompts: [[tokens, flops a second], ...].
+
+    What each sequence and head takes however short it is makes small reads slow ones. `rest`: seconds of a pass without layers;
+    `layer`: of a layer of no size.
+    """
     model = Model(config, status, "llama", LONG + 16, **_CACHED)
-    itemsize = getattr(torch, config.dtype).itemsize
-    seconds = [watch.seconds(partial(model.step, ROWS, context)) for context in (SHORT, MIDDLE, LONG)]
-    decode = []
-    for (before, after), (few, many) in zip(pairwise((SHORT, MIDDLE, LONG)), pairwise(seconds), strict=True):
-        read = ROWS * _CACHE_BYTES * itemsize * (after - before)
-        middle = ROWS * _CACHE_BYTES * itemsize * (before + after) / 2 / _CACHED["num_hidden_layers"]
-        decode.append([middle, read / max(many - few, 1e-9)])
-    prompts = []
+    itemsize, layers = getattr(torch, config.dtype).itemsize, _CACHED["num_hidden_layers"]
+
+    def seconds(sequences: int, context: int, count: int = 1) -> float:
+        """Of all layers' attention."""
+        return watch.beyond(rest + layers * layer, partial(model.step, sequences, context, count))
+
+    decode, prompts = [], []
+    for context in (SHORT, MIDDLE, LONG):
+        read = ROWS * _CACHE_BYTES * itemsize * context
+        decode.append([read / layers, read / seconds(ROWS, context)])
     for tokens in PROMPTS:
-        flops = _ATTENTION_FLOPS * tokens * tokens / 2
-        prompts.append([float(tokens), flops / watch.seconds(partial(model.step, 1, 0, tokens))])
+        prompts.append([float(tokens), _ATTENTION_FLOPS * tokens * tokens / 2 / seconds(1, 0, tokens)])
     return {"kv": decode, "prompts": prompts}

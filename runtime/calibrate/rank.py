@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from runtime.calibrate import exchanges, parts, widths
-from runtime.calibrate.order import Order
+from runtime.calibrate.order import LONG, Order
 from runtime.calibrate.timing import Stopwatch
 from runtime.checkpoint.config import read_shape
 from runtime.layout import Layout
@@ -51,6 +51,7 @@ def _measure(order: Order, config: RankConfig, mesh: Mesh, status: RankStatus) -
         mesh.tp.barrier()
         found["read"], found["copy"] = parts.bandwidth(watch, device)
         found |= parts.layers(watch, config, status, captured=mesh.layout.world_size == 1)
+        found |= parts.attention(watch, config, status, found["pass"], found["layer"][-1][1])
         if device.type == "cpu":
             found["products"], found["calls"] = widths.products(watch, config, status, found)
         else:  # whole layers would tell how fast they are launched
@@ -59,12 +60,12 @@ def _measure(order: Order, config: RankConfig, mesh: Mesh, status: RankStatus) -
             found["calls"] = measured["bf16"][1]
         if device.type == "cuda":
             found["layer_of_many"] = parts.layers(watch, config, status, captured=False)["layer"]
-        found |= parts.attention(watch, config, status)
     if "exchanges" in order.measure and mesh.tp.size > 1 and mesh.first_stage:
         chain = exchanges.Chain(mesh.tp, dtype, device, order.window_s)
         found["all_reduce"] = exchanges.all_reduces(chain)
         found["all_to_all"] = exchanges.all_to_alls(chain)
-        found["laps"] = chain.laps(partial(mesh.tp.all_reduce, chain.buffer(exchanges.SIZES[0])))
+        smallest = partial(mesh.tp.all_reduce, chain.buffer(exchanges.SIZES[0]))
+        found["laps"], found["long_laps"] = chain.laps(smallest), chain.laps(smallest, LONG)
     if mesh.layout.pp > 1:
         _wake(mesh, device)
     if "hand_over" in order.measure and mesh.at.pp < 2:

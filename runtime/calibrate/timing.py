@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -9,6 +10,13 @@ from collections.abc import Callable
 _clock, _used = time.perf_counter, time.process_time
 SLICE_S = 2e-3
 FEWEST = 4  # slices
+PATIENCE = 4  # windows
+LEAST = 0.1  # of a call
+
+
+def _interrupted() -> int:
+    """How often another process got a core of this one's."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 class Stopwatch:
@@ -20,20 +28,32 @@ class Stopwatch:
         self._window_s, self._settle, self._until = window_s, settle, until
 
     def seconds(self, work: Callable[[], object]) -> float:
-        """Of one call, after a warm-up: mean within a slice of milliseconds, median over the half of the slices in which this
-        process had most of its cores. What others took of them is not the work's."""
+        """Of one call, after a warm-up: mean within a slice of milliseconds, median over the half of the slices in which others
+        interrupted this process least. What they took is not the work's: while too few slices are calm, it looks for longer."""
         work()
         self._settle()
-        slices: list[tuple[float, float]] = []
-        end = _clock() + self._window_s
-        while not slices or ((len(slices) < FEWEST or _clock() < end) and _clock() < self._until):
-            calls, start, used = 0, _clock(), _used()
-            while not calls or _clock() - start < SLICE_S:
-                work()
-                calls += 1
-            self._settle()
-            wall = _clock() - start
-            share = (_used() - used) / wall
-            slices.append((share, wall / calls))
-        slices.sort(key=lambda each: -each[0])
-        return statistics.median(each for _, each in slices[: max(1, len(slices) // 2)])
+        slices: list[tuple[float, float, float]] = []
+        start = _clock()
+        while not slices or (self._goes_on(_clock() - start, slices) and _clock() < self._until):
+            slices.append(self._slice(work))
+        slices.sort()
+        return statistics.median(each for *_, each in slices[: max(1, len(slices) // 2)])
+
+    def _goes_on(self, seconds: float, slices: list[tuple[float, float, float]]) -> bool:
+        calm = sum(interruptions == 0 for interruptions, _, _ in slices)
+        return len(slices) < FEWEST or seconds < self._window_s or (calm < FEWEST and seconds < PATIENCE * self._window_s)
+
+    def _slice(self, work: Callable[[], object]) -> tuple[float, float, float]:
+        """Interruptions a second, minus the cores that it had, seconds of a call: the best of slices is the least."""
+        calls, start, used, interrupted = 0, _clock(), _used(), _interrupted()
+        while not calls or _clock() - start < SLICE_S:
+            work()
+            calls += 1
+        self._settle()
+        wall = _clock() - start
+        return (_interrupted() - interrupted) / wall, (used - _used()) / wall, wall / calls
+
+    def beyond(self, known: float, work: Callable[[], object]) -> float:
+        """What a call takes besides so many seconds: a tenth at least, for these may be of a worse moment."""
+        found = self.seconds(work)
+        return max(found - known, LEAST * found)

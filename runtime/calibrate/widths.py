@@ -11,6 +11,7 @@ import torch
 
 from runtime.calibrate.models import Model
 from runtime.calibrate.timing import Stopwatch
+from runtime.planner.machine import read_power
 from runtime.planner.parameters import scalar
 from runtime.rank.board import RankStatus
 from runtime.rank.config import RankConfig
@@ -21,8 +22,9 @@ ROW_COUNTS = {"bf16": (1, 2, 4, 8, 16, 32, 64, 256), "fp32": (1, 8, 64, 256)}
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 DECODES = 64  # rows: more of them are a prompt
 PRODUCTS = 4  # of a layer, as the runtime joins them
-CONTEXT = 32  # tokens before a decode: next to nothing
+CONTEXT = 32  # tokens before a decode
 _KV_HEADS, _HEAD = 4, 64
+_CACHED_BYTES = 2 * _KV_HEADS * _HEAD * 2  # of a token in a layer, in bfloat16
 
 
 class Width(NamedTuple):
@@ -62,7 +64,10 @@ def products(
     for form in ROW_COUNTS:
         tables[form], besides = _products(watch, config, status, form, found["pass"], found["read"])
         if form == "bf16":
-            calls = [[rows, max(0.0, besides[rows] - nothing) / PRODUCTS] for rows, nothing in found["layer"]]
+            for rows, nothing in found["layer"]:
+                cached = rows * CONTEXT * _CACHED_BYTES
+                attention = cached / read_power(found["kv"], cached, beyond=0.0)
+                calls.append([rows, max(0.0, besides[rows] - attention - nothing) / PRODUCTS])
     return tables, calls
 
 
@@ -88,4 +93,4 @@ def _by_rows(
     """Seconds of a layer for each of so many rows; `rest`: of a pass without layers."""
     model = Model(config, status, "llama", counts[-1], sequences=DECODES, **width.shape)
     steps = (partial(model.step, n, CONTEXT) if n <= DECODES else partial(model.step, 1, 0, n) for n in counts)
-    return [max(0.0, watch.seconds(step) - rest) / width.layers for step in steps]
+    return [watch.beyond(rest, step) / width.layers for step in steps]

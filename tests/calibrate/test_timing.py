@@ -45,3 +45,10 @@ def test_it_waits_for_the_device() -> None:
     settled = []
     Stopwatch(0.0, lambda: settled.append(1)).seconds(lambda: busy(1e-3))
     assert len(settled) >= 2
+
+
+def test_what_is_known_of_a_call_is_no_more_than_most_of_it() -> None:
+    """What was measured in a worse moment can be more than the whole."""
+    watch = Stopwatch(0.0)
+    assert watch.beyond(0.0, lambda: time.sleep(0.01)) >= 0.01
+    assert 0.001 <= watch.beyond(9.0, lambda: time.sleep(0.01)) < 9.0
