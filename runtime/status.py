@@ -13,8 +13,9 @@ from telemetry.snapshot import DeploymentView, RankView, Snapshot
 
 def status_object(daemon: DaemonInfo, snapshot: Snapshot) -> dict[str, Any]:
     """JSON-ready. `None` is unavailable, 0 is 0; figures are over the last `window_s` seconds."""
+    telemetry = {"telemetry_lost": snapshot.lost, "telemetry_readers": snapshot.readers}
     return {
-        "daemon": {**msgspec.structs.asdict(daemon), "window_s": snapshot.window_s, "telemetry_lost": snapshot.lost},
+        "daemon": {**msgspec.structs.asdict(daemon), "window_s": snapshot.window_s, **telemetry},
         "deployments": deployment_objects(snapshot),
     }
 

@@ -9,7 +9,7 @@ REQUEST = b"snapshot"  # asks the snapshots socket for the present state
 
 
 class HubEndpoints(NamedTuple):
-    """ZeroMQ endpoints: records come in (PULL), deltas (PUB) and snapshots (ROUTER) go out."""
+    """ZeroMQ endpoints: records come in (PULL), deltas (XPUB) and snapshots (ROUTER) go out."""
 
     records: str
     deltas: str

@@ -1,9 +1,9 @@
 """The hub: takes every rank's and engine's records in the daemon, folds them, and hands out snapshots and deltas.
 
-Three sockets: PULL takes envelopes; PUB sends each on as a delta; ROUTER answers "snapshot" with the state after delta n, so that
-a reader takes a snapshot and then the deltas beyond n. None of them waits for anybody: a reader that stops loses deltas, which
-their numbers tell it, and the hub holds a bounded amount for it. For viewers on other machines the latter two listen on TCP too,
-encrypted, and only to whom a list of keys allows.
+Three sockets: PULL takes envelopes; XPUB sends each on as a delta, while somebody listens; ROUTER answers "snapshot" with the
+state after delta n, so that a reader takes a snapshot and then the deltas beyond n. None of them waits for anybody: a reader that
+stops loses deltas, which their numbers tell it, and the hub holds a bounded amount for it. For viewers on other machines the
+latter two listen on TCP too, encrypted, and only to whom a list of keys allows.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, cast
 
+import msgspec
 import zmq
 
 from telemetry.codec import MAX_MESSAGE, CodecError, decode_envelope, encode_envelope, encode_snapshot
@@ -32,6 +34,7 @@ ANSWERS_HELD = 2  # for one asker that does not read; megabytes each when ranks 
 _DENIALS = (
     zmq.Event.HANDSHAKE_FAILED_NO_DETAIL | zmq.Event.HANDSHAKE_FAILED_PROTOCOL | zmq.Event.HANDSHAKE_FAILED_AUTH
 )  # fmt: skip
+_ALL, _NO_MORE = b"\1", b"\0"  # what XPUB reads when somebody begins, or ends, to listen to everything
 SNAPSHOT_AGE_NS = 20_000_000  # a snapshot this young answers the next request too, so asking often costs little
 SNAPSHOT_SHARE = 2  # so does one younger than so many times what it took to make: they never take more than a third of the time
 
@@ -72,6 +75,7 @@ class Hub:
         self.denied = 0  # connections from other machines whose key is not on the list
         self._public = public
         self.seq = 0  # deltas so far
+        self.readers = 0  # who listen to all deltas now
         self._fold = Fold(window_s)
         self._boot = time.perf_counter_ns()
         self._own_seq: dict[str, int] = {}  # by deployment, of the records that the daemon injects
@@ -87,9 +91,13 @@ class Hub:
         """
         self._context = zmq.Context()
         pull = self._bind(zmq.PULL, self.endpoints.records, RECORDS_HELD)
-        self._deltas = self._bind(zmq.PUB, self.endpoints.deltas, DELTAS_HELD)
+        self._deltas = self._bind(zmq.XPUB, self.endpoints.deltas, DELTAS_HELD)
+        self._deltas.setsockopt(
+            zmq.XPUB_VERBOSER, 1
+        )  # every reader's coming and going is told, not only the first's and the last's
         self._router = self._bind(zmq.ROUTER, self.endpoints.snapshots, ANSWERS_HELD)
-        self._readers = [_Reader(pull, self._on_message), _Reader(self._router, self._on_request)]
+        self._subscriptions = _Reader(self._deltas, self._on_subscription)
+        self._readers = [_Reader(pull, self._on_message), _Reader(self._router, self._on_request), self._subscriptions]
         if self._public is not None:
             self._open(self._public)
 
@@ -138,7 +146,8 @@ class Hub:
 
     def snapshot(self, now_ns: int | None = None) -> Snapshot:
         """The state now, or at a given CLOCK_MONOTONIC time."""
-        return self._fold.snapshot(time.perf_counter_ns() if now_ns is None else now_ns)
+        snapshot = self._fold.snapshot(time.perf_counter_ns() if now_ns is None else now_ns)
+        return msgspec.structs.replace(snapshot, readers=self.readers)
 
     def keyframe(self) -> Keyframe:
         """The whole state now, which a recording that begins now has to hold first: see `Fold.keyframe`."""
@@ -186,11 +195,11 @@ class Hub:
         arrived_ns = time.perf_counter_ns()
         self.seq += 1
         self._fold.add(envelope, arrived_ns)
-        if self._context is not None:
-            try:
+        if self._context is not None and self.readers:
+            with suppress(zmq.ZMQError):  # XPUB drops for slow readers by itself; their next delta's number tells them
                 self._deltas.send_multipart((self.seq.to_bytes(8, "big"), raw), zmq.NOBLOCK)
-            except zmq.ZMQError:
-                pass  # PUB drops for slow readers by itself; their next delta's number tells them
+            if cast(int, self._deltas.events) & zmq.POLLIN:  # sending may have taken in a subscription, and its notice with it
+                self._subscriptions.read()
         delta = Delta(self.seq, arrived_ns, raw, envelope)
         for subscriber in tuple(self._subscribers):
             try:
@@ -198,6 +207,10 @@ class Hub:
             except Exception:
                 log.exception("a telemetry subscriber failed and is dropped")
                 self._unsubscribe(subscriber)
+
+    def _on_subscription(self, frames: list[bytes]) -> None:
+        if frames[0] in (_ALL, _NO_MORE):  # a delta begins with its number: who listens to something else hears nothing
+            self.readers = max(0, self.readers + (1 if frames[0] == _ALL else -1))
 
     def _on_request(self, frames: list[bytes]) -> None:
         if frames[-1] != REQUEST:
@@ -231,15 +244,15 @@ class _Reader:
         self._on_message = on_message
         self._loop = asyncio.get_running_loop()
         self._again: asyncio.Handle | None = None
-        self._loop.add_reader(socket, self._read)
-        self._read()
+        self._loop.add_reader(socket, self.read)
+        self.read()
 
     def close(self) -> None:
         self._loop.remove_reader(self._socket)
         if self._again is not None:
             self._again.cancel()
 
-    def _read(self) -> None:
+    def read(self) -> None:
         if self._again is not None:
             self._again.cancel()
             self._again = None
@@ -252,4 +265,4 @@ class _Reader:
                 self._on_message(frames)
             except Exception:  # one message must not end the reading of all others
                 log.exception("a message broke its handler")
-        self._again = self._loop.call_soon(self._read)
+        self._again = self._loop.call_soon(self.read)

@@ -59,6 +59,8 @@ class _SnapshotCollector(Collector):
         yield from _per_deployment(deployments, self._snapshot.window_s)
         yield from _collectives(deployments)
         yield from _per_rank(deployments)
+        if (readers := self._snapshot.readers) is not None:
+            yield GaugeMetricFamily("shardscope_telemetry_readers", "Who listen to single records now.", value=readers)
         yield CounterMetricFamily("shardscope_telemetry_lost", "Telemetry messages lost on their way.", value=self._snapshot.lost)
         yield CounterMetricFamily(
             "shardscope_telemetry_refused", "Telemetry that was not understood.", value=self._snapshot.refused

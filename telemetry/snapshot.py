@@ -259,6 +259,7 @@ class Snapshot(Struct, frozen=True):
     events: tuple[EventRecord, ...]  # oldest first, bounded
     lost: int  # telemetry messages lost anywhere
     refused: int = 0  # messages and records that were not understood, or told of the future
+    readers: int | None = None  # who listen to the hub's deltas; `None` of a recording
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -69,6 +69,38 @@ async def test_a_snapshot_then_deltas_by_number(endpoints, context):
         assert decode_envelope(got[-1][1]).records == [deployment(time_ns=19)]
 
 
+async def test_readers_are_counted_as_they_come_and_go(endpoints, context):
+    """While deltas are sent, too: sending takes in a subscription, and its notice with it."""
+    async with Hub(endpoints) as hub:
+        hub.inject([deployment()])
+        assert hub.snapshot().readers == 0
+        readers = []
+        for count in range(1, 4):
+            subscriber = context.socket(zmq.SUB)
+            subscriber.subscribe(b"")
+            subscriber.connect(endpoints.deltas)
+            readers.append(subscriber)
+            while hub.readers < count:
+                hub.inject([deployment(time_ns=count)])
+                await asyncio.sleep(0.001)
+        other = context.socket(zmq.SUB)
+        other.subscribe(b"no such topic")
+        other.connect(endpoints.deltas)
+        hub.inject([deployment(time_ns=9)])
+        for subscriber in readers:
+            while decode_envelope((await asyncio.to_thread(subscriber.recv_multipart))[1]).records[0].time_ns != 9:
+                pass
+        assert hub.snapshot().readers == 3
+        readers.pop().unsubscribe(b"")
+        readers.pop().close()
+        await until(lambda: hub.readers == 1)
+        readers.pop().close()
+        await until(lambda: hub.readers == 0)
+        await asyncio.sleep(0.05)
+        hub.inject([deployment(time_ns=10)])
+        assert hub.snapshot().readers == 0
+
+
 async def test_hostile_bytes_are_counted_and_change_nothing(endpoints, context):
     async with Hub(endpoints) as hub, asyncio.timeout(10):
         push, dealer = context.socket(zmq.PUSH), context.socket(zmq.DEALER)
