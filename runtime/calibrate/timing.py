@@ -5,7 +5,8 @@ from __future__ import annotations
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 _clock, _used = time.perf_counter, time.process_time
 SLICE_S = 2e-3
@@ -15,8 +16,15 @@ LEAST = 0.1  # of a call
 
 
 def _interrupted() -> int:
-    """How often another process got a core of this one's."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+class _Slice(NamedTuple):
+    """`cores` that this process had; how often others got one of them instead; `seconds` of a call."""
+
+    cores: float
+    interruptions: int
+    seconds: float
 
 
 class Stopwatch:
@@ -28,30 +36,29 @@ class Stopwatch:
         self._window_s, self._settle, self._until = window_s, settle, until
 
     def seconds(self, work: Callable[[], object]) -> float:
-        """Of one call, after a warm-up: mean within a slice of milliseconds, median over the half of the slices in which others
-        interrupted this process least. What they took is not the work's: while too few slices are calm, it looks for longer."""
+        """Of one call, after a warm-up: mean within a slice of milliseconds, median over the half of the slices in which this
+        process had most of its cores. What others took of them is not the work's: while too few slices are calm, it looks longer."""
         work()
         self._settle()
-        slices: list[tuple[float, float, float]] = []
+        slices: list[_Slice] = []
         start = _clock()
         while not slices or (self._goes_on(_clock() - start, slices) and _clock() < self._until):
             slices.append(self._slice(work))
-        slices.sort()
-        return statistics.median(each for *_, each in slices[: max(1, len(slices) // 2)])
+        slices.sort(key=lambda each: -each.cores)
+        return statistics.median(each.seconds for each in slices[: max(1, len(slices) // 2)])
 
-    def _goes_on(self, seconds: float, slices: list[tuple[float, float, float]]) -> bool:
-        calm = sum(interruptions == 0 for interruptions, _, _ in slices)
+    def _goes_on(self, seconds: float, slices: Sequence[_Slice]) -> bool:
+        calm = sum(each.interruptions == 0 for each in slices)
         return len(slices) < FEWEST or seconds < self._window_s or (calm < FEWEST and seconds < PATIENCE * self._window_s)
 
-    def _slice(self, work: Callable[[], object]) -> tuple[float, float, float]:
-        """Interruptions a second, minus the cores that it had, seconds of a call: the best of slices is the least."""
+    def _slice(self, work: Callable[[], object]) -> _Slice:
         calls, start, used, interrupted = 0, _clock(), _used(), _interrupted()
         while not calls or _clock() - start < SLICE_S:
             work()
             calls += 1
         self._settle()
         wall = _clock() - start
-        return (_interrupted() - interrupted) / wall, (used - _used()) / wall, wall / calls
+        return _Slice((_used() - used) / wall, _interrupted() - interrupted, wall / calls)
 
     def beyond(self, known: float, work: Callable[[], object]) -> float:
         """What a call takes besides so many seconds: a tenth at least, for these may be of a worse moment."""
