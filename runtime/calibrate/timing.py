@@ -37,7 +37,7 @@ class Stopwatch:
 
     def seconds(self, work: Callable[[], object]) -> float:
         """Of one call, after a warm-up: mean within a slice of milliseconds, median over the half of the slices in which this
-        process had most of its cores. What others took of them is not the work's: while too few slices are calm, it looks longer."""
+        process had most of its cores. What others took is not the work's: while too few slices are calm, it looks longer."""
         work()
         self._settle()
         slices: list[_Slice] = []
