@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from itertools import chain
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +204,7 @@ def _engine(since_ns: int, record: EngineRecord, last: EngineRecord | None) -> I
 
 
 def _request(since_ns: int, record: RequestRecord) -> Iterator[Slice]:
-    """Requests overlap, so they are asynchronous slices, each with its own line."""
+    """Requests overlap, so they are asynchronous slices, each with its own line; its parts open and close within it."""
     marks = (("queued", record.arrived_ns), ("prefill", record.scheduled_ns), ("decode", record.first_token_ns))
     known = [(name, at) for name, at in marks if at is not None]
     args = {
@@ -213,13 +213,14 @@ def _request(since_ns: int, record: RequestRecord) -> Iterator[Slice]:
         "output_tokens": record.output_tokens,
         "finish": record.finish_reason,
     }
-    ends = [at for _, at in known[1:]] + [record.finished_ns]
-    spans = ((name, at, max(at, end)) for (name, at), end in zip(known, ends, strict=True))
-    whole = (f"request {record.request}", record.arrived_ns, max(record.arrived_ns, record.finished_ns))
-    for name, at, end in chain((whole,), spans):
-        fields: Slice = {"cat": "request", "id": record.request}
+    times = list(accumulate([at for _, at in known] + [record.finished_ns], max))
+    fields: Slice = {"cat": "request", "id": record.request}
+    whole = f"request {record.request}"
+    yield _event(since_ns, "b", whole, times[0], 1, STEPS, **fields, args=args)
+    for (name, _), (at, end) in zip(known, pairwise(times), strict=True):
         yield _event(since_ns, "b", name, at, 1, STEPS, **fields, args=args)
         yield _event(since_ns, "e", name, end, 1, STEPS, **fields)
+    yield _event(since_ns, "e", whole, times[-1], 1, STEPS, **fields)
 
 
 def _rank_names(info: RankInfo) -> Iterator[Slice]:

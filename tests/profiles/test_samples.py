@@ -68,10 +68,12 @@ def test_seeking_equals_playing_through(sample):
 
 
 def test_parts_of_steps_add_up(sample):
-    total = {}
-    for event in trace_events(sample):
-        if event["ph"] == "X":
-            total[event["tid"]] = total.get(event["tid"], 0.0) + event["dur"]
+    total, ends = {}, {}
+    for event in sorted((e for e in trace_events(sample) if e["ph"] == "X"), key=lambda e: e["ts"]):
+        thread, start = (event["pid"], event["tid"]), round(1e3 * event["ts"])
+        assert start >= ends.get(thread, 0), "slices of one thread do not overlap"
+        ends[thread] = start + round(1e3 * event["dur"])
+        total[event["tid"]] = total.get(event["tid"], 0.0) + event["dur"]
     assert total[PARTS] == pytest.approx(total[STEPS], rel=0.02)
 
 
