@@ -45,7 +45,8 @@ def _measure(order: Order, config: RankConfig, mesh: Mesh, status: RankStatus) -
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    watch = Stopwatch(order.window_s, settle, order.until)
+    # what ranks do at once they share memory for: none may be done while another still looks
+    watch = Stopwatch(order.window_s, settle, order.until, mesh.tp.barrier)
     found: dict[str, Any] = {"threads": config.threads}
     if "parts" in order.measure and mesh.first_stage:
         mesh.tp.barrier()

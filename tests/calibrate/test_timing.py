@@ -52,3 +52,10 @@ def test_what_is_known_of_a_call_is_no_more_than_most_of_it() -> None:
     watch = Stopwatch(0.0)
     assert watch.beyond(0.0, lambda: time.sleep(0.01)) >= 0.01
     assert 0.001 <= watch.beyond(9.0, lambda: time.sleep(0.01)) < 9.0
+
+
+def test_ranks_begin_each_look_together() -> None:
+    done = []
+    watch = Stopwatch(0.0, meet=lambda: done.append("met"))
+    watch.seconds(lambda: done.append("work"))
+    assert done[:3] == ["work", "met", "work"]
