@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 
 from runtime.checkpoint.config import ModelShape, RopeScaling
 from runtime.model.batch import Batch
 from runtime.model.cache import KVCache, Rope
 from runtime.model.linear import Loader
+from runtime.model.row_kernels import head_norm_
 from runtime.parallel.communicator import Communicator
 
 
@@ -79,8 +79,7 @@ class Attention:
         n, heads, kv = x.shape[0], self._heads, self._kv_heads
         qkv = self._qkv(x).view(n, heads + 2 * kv, self._head_dim)
         if self._qk_norm is not None:
-            turned = qkv[:, : heads + kv]
-            turned.copy_(F.rms_norm(turned, (self._head_dim,), None, self._eps).mul_(self._qk_norm))
+            head_norm_(qkv, self._qk_norm, self._eps)
         return self._tp.all_reduce(self._out(cache.attend(qkv, batch, rope, self._window, self._scale)))
 
 

@@ -7,8 +7,10 @@ OpenMP team, so that no second pool fights over the cores, and divides the work 
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import struct
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -44,19 +46,27 @@ class Kernel:
             llvm.add_symbol(name, _address(getattr(_LOADED, name)))
         self._engine = llvm.create_mcjit_compiler(parsed, machine)  # owns the code
         self._engine.finalize_object()
-        address = self._engine.get_function_address("entry")
-        self._entry, self._alone = ctypes.c_void_p(address), ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
+        self._entry = self._engine.get_function_address("entry")
+        self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._entry)
 
     def __call__(self, numbers: Sequence[int], alone: bool = False) -> None:
         """In all of torch's threads, or in this one; returns when the last one is done."""
-        array = (ctypes.c_int64 * len(numbers))(*numbers)
-        threads = torch.get_num_threads()
+        there = array("q", numbers)
+        address, threads = there.buffer_info()[0], torch.get_num_threads()
         if alone or threads == 1:
-            self._alone(array)
+            self._alone(address)
         else:
-            _LOADED.GOMP_parallel(self._entry, array, threads, 0)
+            _team()(self._entry, address, threads, 0)
 
 
+@functools.cache
+def _team() -> Any:
+    run = _LOADED.GOMP_parallel
+    run.argtypes, run.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
+    return run
+
+
+@functools.cache
 def available() -> bool:
     """Whether torch brought GNU's OpenMP, whose team can be lent. (Its builds for Linux do.)"""
     return all(hasattr(_LOADED, name) for name in ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads"))

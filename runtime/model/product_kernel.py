@@ -20,6 +20,7 @@ from runtime.model.native import I8, I32, I64, LINE, Entry, Kernel, Value, Write
 
 PANEL = 32  # outputs: two registers of sums a row
 TILE = 12  # rows, at most: with two registers of weights, as many sums as registers hold
+SMALL = 1 << 18  # products of numbers: less is done sooner than a team is called together
 BLOCK_BYTES = 1 << 19  # of rows that are multiplied with a panel before the next one: half of a second-level cache
 
 _BYTES_A_PAIR = PANEL * 2 * 2
@@ -52,15 +53,16 @@ def takes(weight: torch.Tensor) -> bool:
 class Panels:
     """A weight [out, in] and a bias [out] or None, packed: [out / 32, in / 2, 32, 2], with zeros for outputs that are missing."""
 
-    __slots__ = ("_addresses", "_bias", "_weight", "inputs", "outputs", "panels")
+    __slots__ = ("_addresses", "_bias", "_weight", "inputs", "outputs", "size")
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         self.outputs, self.inputs = weight.shape
         missing = -self.outputs % PANEL
         whole = F.pad(weight, (0, 0, 0, missing)) if missing else weight.contiguous()
-        self.panels = whole.shape[0] // PANEL
-        pairs = whole.view(torch.int32).view(self.panels, PANEL, self.inputs // 2)
-        self._weight = pairs.transpose(1, 2).contiguous()
+        panels, pairs = whole.shape[0] // PANEL, self.inputs // 2
+        block = max(1, BLOCK_BYTES // (self.inputs * 2 * TILE)) * TILE
+        self.size = panels, pairs, block
+        self._weight = whole.view(torch.int32).view(panels, PANEL, pairs).transpose(1, 2).contiguous()
         self._bias = _nothing(whole.shape[0]) if bias is None else F.pad(bias, (0, missing))
         self._addresses = self._weight.data_ptr(), self._bias.data_ptr()
 
@@ -77,10 +79,11 @@ def multiply(weights: Sequence[Panels], x: torch.Tensor, counts: Sequence[int]) 
     """The next counts[i] rows of x [rows, in] times weights[i], all of one size -> [rows, out]."""
     one = weights[0]
     x = x.contiguous()
-    out = x.new_empty((x.shape[0], one.panels * PANEL))
-    block = max(1, BLOCK_BYTES // (one.inputs * 2 * TILE)) * TILE
-    groups = [number for each, rows in zip(weights, counts, strict=True) for number in each.group(rows)]
-    compiled()([len(weights), one.panels, one.inputs // 2, block, x.data_ptr(), out.data_ptr(), *groups])
+    out = x.new_empty((x.shape[0], one.size[0] * PANEL))
+    numbers = [len(weights), *one.size, x.data_ptr(), out.data_ptr()]
+    for each, rows in zip(weights, counts, strict=True):
+        numbers += each.group(rows)
+    compiled()(numbers, alone=out.numel() * one.inputs < SMALL)
     return out if out.shape[1] == one.outputs else out[:, : one.outputs].contiguous()
 
 

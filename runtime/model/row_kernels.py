@@ -24,10 +24,23 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     if not _native(x, x.shape[1]):
         return F.rms_norm(x, weight.shape, weight, eps)
     out = torch.empty_like(x)
+    n, width = x.shape
     _kernel(_norm, x.dtype)(
-        [*x.shape, float_bits(eps), x.data_ptr(), weight.data_ptr(), out.data_ptr()], alone=x.numel() < native.SMALL
+        [n, 1, width, width, float_bits(eps), x.data_ptr(), weight.data_ptr(), out.data_ptr()], alone=x.numel() < native.SMALL
     )
     return out
+
+
+def head_norm_(x: torch.Tensor, weight: torch.Tensor, eps: float) -> None:
+    """The first heads of x [n, heads, head size], in place: as many as weight [normed heads, head size] has."""
+    normed, width = weight.shape
+    if not _native(x, width):
+        heads = x[:, :normed]
+        heads.copy_(F.rms_norm(heads, (width,), None, eps).mul_(weight))
+        return
+    there = x.data_ptr()
+    numbers = [x.shape[0], normed, width, x.stride(0), float_bits(eps), there, weight.data_ptr(), there]
+    _kernel(_norm, x.dtype)(numbers, alone=x.numel() < native.SMALL)
 
 
 def silu_and_mul(x: torch.Tensor) -> torch.Tensor:
@@ -60,12 +73,13 @@ def _kernel(body: _Body, dtype: torch.dtype) -> Kernel:
 
 
 def _norm(b: Entry) -> None:
-    rows, width = b.number(), b.number()
+    """`several` rows of `width`, with a weight each, at the start of every `stride` elements."""
+    n, several, width, stride = (b.number() for _ in range(4))
     eps = b.bitcast(b.trunc(b.number(), I32), F32)
     x, weight, out = (b.pointer(b.element) for _ in range(3))
     squares = b.variable(0.0, LANES)
-    with b.share(rows) as i:
-        at = b.mul(i, width)
+    with b.share(n) as i, b.loop(I64(0), several) as head:
+        at, its_weight = b.weighted((i, stride), (head, width)), b.mul(head, width)
         b.store(constant(0.0, LANES), squares)
         with b.loop(I64(0), width, LANES) as j:
             values = b.row(b.gep(x, [b.add(at, j)]), LANES)
@@ -75,7 +89,7 @@ def _norm(b: Entry) -> None:
         factor = b.splat(b.fdiv(F32(1.0), root), LANES)
         with b.loop(I64(0), width, LANES) as j:
             scaled = b.times(b.row(b.gep(x, [b.add(at, j)]), LANES), factor)
-            b.put_row(b.times(scaled, b.row(b.gep(weight, [j]), LANES)), b.gep(out, [b.add(at, j)]))
+            b.put_row(b.times(scaled, b.row(b.gep(weight, [b.add(its_weight, j)]), LANES)), b.gep(out, [b.add(at, j)]))
 
 
 def _gate(b: Entry) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from runtime.model.row_kernels import rms_norm, silu_and_mul
+from runtime.model.row_kernels import head_norm_, rms_norm, silu_and_mul
 
 EPSILON = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 
@@ -20,6 +20,16 @@ def test_norm(dtype: torch.dtype, rows: int, width: int) -> None:
     expected = F.rms_norm(x.double(), (width,), weight.double(), 1e-5)
     assert found.dtype == dtype
     torch.testing.assert_close(found.double(), expected, rtol=EPSILON[dtype], atol=EPSILON[dtype])
+
+
+@pytest.mark.parametrize("width", [16, 50, 128])
+@pytest.mark.parametrize("dtype", list(EPSILON), ids=str)
+def test_head_norm_leaves_the_other_heads(dtype: torch.dtype, width: int) -> None:
+    x, weight = (torch.randn(7, 5, width) * 3).to(dtype), torch.randn(3, width).to(dtype)
+    expected = x.double()
+    expected[:, :3] = F.rms_norm(expected[:, :3], (width,), None, 1e-6) * weight.double()
+    head_norm_(x, weight, 1e-6)
+    torch.testing.assert_close(x.double(), expected, rtol=EPSILON[dtype], atol=EPSILON[dtype])
 
 
 @pytest.mark.parametrize("width", [16, 50, 2816])
