@@ -37,7 +37,6 @@ class Lines(ScrollView, can_focus=False):
         self._strips: dict[int, Strip] = {}
         self._roles: dict[str, Style] = {}
         self._styles: dict[tuple[str, str], Style] = {}  # of a role and a click: to add styles up costs more than to draw
-        self._drawing = False
 
     @property
     def lines(self) -> Sequence[Line]:
@@ -64,22 +63,26 @@ class Lines(ScrollView, can_focus=False):
             self.refresh(*changed)
 
     def render_lines(self, crop: Region) -> list[Strip]:
-        self._drawing = True
-        try:
-            return super().render_lines(crop)
-        finally:
-            self._drawing = False
+        """Without Textual's way through styles: there is no border, no padding, and what is the same was drawn already."""
+        top, hover = self.scroll_offset.y, self.hover_style
+        strips = [self._drawn(top + y).crop(crop.x, crop.right) for y in crop.line_range]
+        if hover.meta.get("@click"):
+            strips = [strip.style_links(hover.link_id, self.link_style_hover) for strip in strips]
+        return strips
 
     def render_line(self, y: int) -> Strip:
+        """For whoever asks what the mouse is on, with offsets. To draw them as well would cost as much as all the rest."""
         y += self.scroll_offset.y
+        return self._drawn(y).apply_offsets(0, y)
+
+    def _drawn(self, y: int) -> Strip:
         strip = self._strips.get(y)
         if strip is None:
             strip = self._strips[y] = self._strip(y)
-        # Offsets are for whoever asks what the mouse is on. To draw them as well would cost as much as all the rest.
-        return strip if self._drawing else strip.apply_offsets(0, y)
+        return strip
 
     def _strip(self, y: int) -> Strip:
-        room, base = self.size.width, self._style("", "")
+        room, base = self.outer_size.width, self._style("", "")
         if y >= len(self._lines):
             return Strip.blank(room, base)
         spans = merged(self._lines[y])
