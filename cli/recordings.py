@@ -25,7 +25,7 @@ def record(
     out: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="of the recording, as run.mcap")],
     seconds: Annotated[float | None, typer.Option(min=0, help="how long; else until Ctrl-C")] = None,
     rotate_mib: Annotated[
-        float | None, typer.Option(min=0.01, help="begin another file when one is that large; 512 unless told otherwise")
+        float | None, typer.Option(min=0.01, help="begin another file when one is that large; 768 unless told otherwise")
     ] = None,
     rotate_minutes: Annotated[float | None, typer.Option(min=0.01, help="or that old; 60 unless told otherwise")] = None,
     stop: Annotated[bool, typer.Option("--stop", help="end a recording that somebody else began")] = False,

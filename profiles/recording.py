@@ -29,9 +29,9 @@ class Policy:
     flush_bytes: int = 256 << 10
     sync_s: float = 5.0
     keyframe_s: float = 10.0
-    keyframe_messages: int = 1000
-    keyframe_weight: float = 1.5
-    rotate_bytes: int = 512 << 20
+    keyframe_messages: int = 700
+    keyframe_weight: float = 1.0
+    rotate_bytes: int = 768 << 20
     rotate_s: float = 3600.0
 
 

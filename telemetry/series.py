@@ -44,6 +44,7 @@ class Seconds:
         self._shown, self._unit, self._most = shown, unit, most
         self._kept = math.ceil(kept_s) + 1
         self._rows: dict[int, list[int]] = {}
+        self._older: dict[int, int] = {}  # what a history shows of seconds that were restored without a row
         self._first: int | None = None
         self._newest = 0
         self._sum: list[int] = []
@@ -113,8 +114,9 @@ class Seconds:
         column, unit, most = self._shown, self._unit, self._most
         if column is None:
             return [0.0] * (end - first)
-        rows = map(self._rows.get, range(first, end))
-        return [0.0 if row is None or len(row) <= column else min(most, max(0.0, unit * row[column])) for row in rows]
+        rows, older = self._rows, self._older
+        amounts = [row[column] if (row := rows.get(at)) and len(row) > column else older.get(at, 0) for at in range(first, end)]
+        return [min(most, max(0.0, unit * amount)) for amount in amounts]
 
     def span_s(self, now_ns: int, window_ns: int) -> float:
         """By how many seconds to divide a total for a rate: the window, or as much as there has been of it, 1 at least."""
@@ -126,15 +128,15 @@ class Seconds:
         edge = (now_ns - window_ns) // SECOND
         rows: dict[int, list[int | float]] = {second: [*row] for second, row in self._rows.items() if second >= edge}
         older: dict[int, int | float] = {
-            second: shown for second, row in self._rows.items() if second < edge and (shown := self._shown_in(row))
+            at: shown for at, shown in self._older.items() if shown and at >= self._newest - self._kept
         }
+        older |= {second: shown for second, row in self._rows.items() if second < edge and (shown := self._shown_in(row))}
         return SecondsState(self._first, self._newest, rows, older)
 
     def restore(self, state: SecondsState) -> None:
         """Become what `state` was taken of. Raises ValueError when it can be of no `Seconds`."""
-        before = [0] * (self._shown or 0)
         self._rows = {second: _whole(row) for second, row in state.rows.items()}
-        self._rows |= zip(state.older, ([*before, amount] for amount in _whole(list(state.older.values()))), strict=True)
+        self._older = dict(zip(state.older, _whole(list(state.older.values())), strict=True))
         self._first, self._newest = state.first_ns, state.newest
         self._after = self._until = self._settled = 0
         self._sum = []
@@ -152,7 +154,7 @@ class Seconds:
                     del self._rows[old]
             elif second < self._newest - self._kept:
                 return
-            row = self._rows[second] = []
+            row = self._rows[second] = [0] * (self._shown or 0) + [self._older.pop(second)] if second in self._older else []
         _put(row, amounts)
         if self._after < second <= self._until:
             _put(self._sum, amounts)
