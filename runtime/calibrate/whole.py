@@ -82,11 +82,12 @@ def runs(llm: LLM, concurrencies: Sequence[int], rounds: int = 3, isl: int = ISL
 def engine_step(model: Path, device: str, layer_s: float, zygote: Zygote, several: bool) -> tuple[float, float]:
     """(seconds that the engine adds to a step, the same with stages), from a model whose layers take next to nothing each.
 
-    `several`: whether there can be more ranks than one.
+    `several`: whether there can be more ranks than one. The quickest of some rounds: steps of a millisecond are easily disturbed.
     """
     found = []
     for layout in (Layout(), Layout(pp=2))[: 1 + several]:
         with served(model, layout, device, zygote) as llm:
-            (one,) = runs(llm, [1], rounds=5)
-            found.append(max(0.0, one.tpot - llm.shape.num_layers * layer_s))
+            run(llm, 1, ISL, 4)
+            quickest = min(run(llm, 1).tpot for _ in range(6))
+            found.append(max(0.0, quickest - llm.shape.num_layers * layer_s))
     return found[0], max(found)
