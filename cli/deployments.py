@@ -175,7 +175,10 @@ def logs(
         place = RunDir(run_dir).logs / Path(name).name
         found = sorted(place.glob("*.log") if rank is None else place.glob(f"rank-{rank}.log"))
         if not found:
-            raise bad(f"no logs of '{name}'{'' if rank is None else f' rank {rank}'} in {place.parent}")
+            looked = place if place.is_dir() else place.parent
+            known = sorted(each.name.removesuffix(".log") for each in looked.glob("*"))
+            whose = f"'{name}'{'' if rank is None else f' rank {rank}'}"
+            raise bad(f"no logs of {whose} in {place.parent}; there are: {', '.join(known) or 'none'}")
         for path in found:
             for line in path.read_text(errors="replace").splitlines():
                 print(line if rank is not None else f"{path.stem} | {line}")

@@ -29,6 +29,15 @@ def test_wrong_arguments(arguments: list[str], words: tuple[str, ...]) -> None:
     assert all(each in told.stderr for each in words), told.stderr
 
 
+def test_logs_that_there_are_not_name_those_that_there_are(tmp_path: Path) -> None:
+    (tmp_path / "logs" / "demo").mkdir(parents=True)
+    (tmp_path / "logs" / "demo" / "rank-0.log").write_text("a line\n")
+    for arguments, there in ((["logs", "nope"], "there are: demo"), (["logs", "demo", "--rank", "7"], "there are: rank-0")):
+        told = CliRunner().invoke(app, [*arguments, "--run-dir", str(tmp_path)])
+        assert told.exit_code == 2
+        assert there in told.stderr
+
+
 def test_the_run_directory_of_the_environment_is_for_every_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHARDSCOPE_RUN_DIR", str(tmp_path))
     told = CliRunner().invoke(app, ["status"])

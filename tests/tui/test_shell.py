@@ -6,7 +6,7 @@ import os
 import pytest
 from driving import dashboard, reached, redrawn
 from scenes import FAILED, STRAGGLER
-from terminal import shown
+from terminal import escapes, shown
 
 from tui import keys, web
 from tui.app import OVERLAYS, SCREENS
@@ -356,3 +356,16 @@ def test_web_without_its_package_names_the_command(tmp_path, monkeypatch):
 
 def test_every_mode_is_a_screen():
     assert set(SCREENS) == {name for name, _key in keys.SCREENS}
+
+
+async def test_what_can_be_clicked_lights_up_under_the_mouse():
+    async with dashboard() as (app, pilot):
+        row = len(shown(app)) - 1
+        before = escapes(app)
+        await pilot.hover(offset=(shown(app)[row].index("pause") + 1, row))
+        await pilot.pause()
+        lit = escapes(app)
+        assert lit != before
+        await pilot.hover(offset=(1, 5))
+        await pilot.pause()
+        assert escapes(app) == before
