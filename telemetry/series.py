@@ -92,6 +92,8 @@ class Seconds:
         for second in more:
             if (row := rows.get(second)) is not None:
                 _put(self._sum, row)
+        if after > self._after:  # columns that no row has any more
+            del self._sum[max((len(rows.get(second, ())) for second in range(after + 1, until + 1)), default=0) :]
         self._after, self._until = after, until
 
     def history(self, now_ns: int) -> tuple[float, ...]:
@@ -100,7 +102,7 @@ class Seconds:
             return ()
         now = now_ns // SECOND
         first = max(now - HISTORY, self._first // SECOND)
-        if not first <= self._settled <= now:
+        if not first <= self._settled <= now or len(self._past) < self._settled - first:
             self._past.clear()
             self._settled = first
         settled = max(self._settled, now - _UNSETTLED)
