@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from runtime.calibrate.order import LONG
 from runtime.layout import Layout
 
 Found = Mapping[Layout, Sequence[Mapping[str, Any]]]  # by layout: by rank
@@ -100,28 +99,19 @@ def _hand_over(found: Found) -> Points:
 
 
 def _crowd(found: Found, cores: int) -> dict[str, float]:
-    """Twice as many ranks as cores: how much longer a product and an exchange take while half of them wait, and how much more
-    than twice as long all take while all work."""
+    """Twice as many ranks as cores: how much longer a turn of a product and an exchange takes while half of them wait, and how
+    much more than twice as long while all work."""
     layout = Layout(tp=max(2, cores), pp=2)
     if layout not in found or Layout(tp=layout.tp) not in found:
-        return {"wait_us": 0.0, "drag": 1.0, "loss": 1.0}
+        return {"wait_us": 0.0, "loss": 1.0}
     calm, crowded = found[Layout(tp=layout.tp)], found[layout]
-    product, exchange = _product_and_exchange(calm)
-    dragged, waited = _product_and_exchange([rank for rank in crowded if "laps" in rank])
+    exchange = _mean([rank["all_reduce"][0][1] for rank in calm])
+    turn = _mean([_lap(rank["laps"]) for rank in calm])
+    waiting = _mean([_lap(rank["laps"]) for rank in crowded if "laps" in rank])
     together = _together([rank["laps_together"] for rank in crowded])
     share = layout.world_size / max(1, cores)
-    return {
-        "wait_us": max(0.0, waited - exchange) * 1e6,
-        "drag": max(1.0, dragged / product),
-        "loss": max(1.0, (together - exchange) / (share * product)),
-    }
-
-
-def _product_and_exchange(ranks: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
-    """Seconds of each, from turns with one product and with several."""
-    one, several = (_mean([_lap(rank[name]) for rank in ranks]) for name in ("laps", "long_laps"))
-    product = max((several - one) / (LONG - 1), 1e-9)
-    return product, max(0.0, one - product)
+    product = max(turn - exchange, 1e-9)
+    return {"wait_us": max(0.0, waiting - turn) * 1e6, "loss": max(1.0, (together - exchange) / (share * product))}
 
 
 def _together(laps: Sequence[Sequence[float]]) -> float:

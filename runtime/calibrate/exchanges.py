@@ -58,13 +58,12 @@ class Chain:
                 found.append(_clock() - start)
         return statistics.median(found)
 
-    def laps(self, work: Callable[[], object], products: int = 1) -> list[float]:
-        """When each of some turns of so many products and an exchange was over."""
+    def laps(self, work: Callable[[], object]) -> list[float]:
+        """When each of some turns of a product and an exchange was over."""
         self.axis.barrier()
         found = [_clock()]
-        for _ in range(4 * self.turns // products):
-            for _ in range(products):
-                self.product()
+        for _ in range(4 * self.turns):
+            self.product()
             work()
             found.append(_clock())
         return found

@@ -7,8 +7,6 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-LONG = 4  # products of a long turn
-
 
 class Order(Struct, frozen=True):
     """`measure`: of "parts", "exchanges", "hand_over", "crowd". `window_s`: how long to look at each piece of work; `until`: of

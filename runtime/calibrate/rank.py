@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from runtime.calibrate import exchanges, parts, widths
-from runtime.calibrate.order import LONG, Order
+from runtime.calibrate.order import Order
 from runtime.calibrate.timing import Stopwatch
 from runtime.checkpoint.config import read_shape
 from runtime.layout import Layout
@@ -65,8 +65,7 @@ def _measure(order: Order, config: RankConfig, mesh: Mesh, status: RankStatus) -
         chain = exchanges.Chain(mesh.tp, dtype, device, order.window_s)
         found["all_reduce"] = exchanges.all_reduces(chain)
         found["all_to_all"] = exchanges.all_to_alls(chain)
-        smallest = partial(mesh.tp.all_reduce, chain.buffer(exchanges.SIZES[0]))
-        found["laps"], found["long_laps"] = chain.laps(smallest), chain.laps(smallest, LONG)
+        found["laps"] = chain.laps(partial(mesh.tp.all_reduce, chain.buffer(exchanges.SIZES[0])))
     if mesh.layout.pp > 1:
         _wake(mesh, device)
     if "hand_over" in order.measure and mesh.at.pp < 2:

@@ -34,12 +34,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Crowd:
-    """Ranks that outnumber the cores. While those that work have a core each, the others look for their turn: `wait`, seconds
-    that an exchange takes longer for it; `drag`, how many times longer other work takes. `loss`: when more work than there are
-    cores, how many times longer than their share of the cores explains."""
+    """Ranks that outnumber the cores. `wait`: seconds that it takes longer from one exchange to the next although those that work
+    have a core each, because the others look for their turn; `loss`: how much longer than their share of the cores explains it
+    takes when more work than there are cores."""
 
     wait: float = 0.0
-    drag: float = 1.0
     loss: float = 1.0
 
 
@@ -58,13 +57,9 @@ class Machine:
     def threads(self, ranks: int) -> int:
         return max(1, self.cores // ranks) if self.cores else 1
 
-    def watched(self, ranks: int, busy: float) -> bool:
-        """Whether ranks outnumber the cores although those that work do not."""
-        return 0 < self.cores < ranks and busy * self.threads(ranks) <= self.cores
-
     def wait(self, ranks: int, busy: float) -> float:
         """What an exchange takes longer because ranks without work outnumber the cores."""
-        return self.crowd.wait if self.watched(ranks, busy) else 0.0
+        return self.crowd.wait if 0 < self.cores < ranks and busy * self.threads(ranks) <= self.cores else 0.0
 
     def rates(self, ranks: int, busy: float) -> MeasuredRates:
         """Of one rank of `ranks`, of which `busy` work at once."""
@@ -73,13 +68,12 @@ class Machine:
         alone, together = self.parts[nearest]
         shared = min(1.0, max(0.0, (busy - 1) / (nearest - 1))) if nearest > 1 else 0.0
         asked = busy * self.threads(ranks) / self.cores if self.cores else 1.0
-        turns = asked * self.crowd.loss if asked > 1 else self.crowd.drag if self.watched(ranks, busy) else 1.0
-        return MeasuredRates(self, alone, together, shared, turns)
+        return MeasuredRates(self, alone, together, shared, asked * self.crowd.loss if asked > 1 else 1.0)
 
 
 @dataclass(frozen=True)
 class MeasuredRates:
-    """`shared`: from 0, one rank at work, to 1, all; `turns`: how many times longer it takes for the cores that others want."""
+    """`shared`: from 0, one rank at work, to 1, all; `turns`: how many times over the cores are asked for."""
 
     machine: Machine
     alone: Part
@@ -150,7 +144,7 @@ def read_machine(fields: Mapping[str, Any]) -> Machine:
     """The `machine` of a calibration file. Raises KeyError, TypeError or ValueError when it is of another form.
 
     Spelled in the units of their names: {"cores", "step_ms", "turn_ms", "process_mib", "hand_over_us": [[bytes, us], ...],
-    "crowd": {"wait_us", "drag", "loss"}, "ranks": {"2": {"alone": {...}, "together": {...}}}}; a part is {"products_ps": {"bf16":
+    "crowd": {"wait_us", "loss"}, "ranks": {"2": {"alone": {...}, "together": {...}}}}; a part is {"products_ps": {"bf16":
     [[rows, ps a parameter], ...]}, "kv_gb_s", "prompt_gflops", "layer_us", "moe_layer_us": curves, "expert_us", "read_gb_s"}.
     """
     crowd = fields.get("crowd") or {}
@@ -162,9 +156,7 @@ def read_machine(fields: Mapping[str, Any]) -> Machine:
     return Machine(
         cores=int(fields["cores"]),
         parts=parts,
-        crowd=Crowd(
-            _positive(crowd.get("wait_us", 0.0)) * 1e-6, *(max(1.0, float(crowd.get(name, 1.0))) for name in ("drag", "loss"))
-        ),
+        crowd=Crowd(_positive(crowd.get("wait_us", 0.0)) * 1e-6, max(1.0, float(crowd.get("loss", 1.0)))),
         step=_positive(fields["step_ms"]) * 1e-3,
         turn=_positive(fields["turn_ms"]) * 1e-3,
         hand_over=_curve(fields["hand_over_us"], 1e-6),

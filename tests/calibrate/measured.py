@@ -30,10 +30,10 @@ def laps(each: float, count: int = 10, start: float = 0.0) -> list[float]:
 def found() -> dict[Layout, list[dict[str, Any]]]:
     """Two threads of one rank read as much as two ranks; a rank alone reads more than beside the other."""
     crowd = {"threads": 1}
-    waiting = {"all_reduce": [[2048.0, 5e-5]], "all_to_all": [[2048.0, 9e-5]], "laps": laps(4.5e-4), "long_laps": laps(1.71e-3)}
+    waiting = {"all_reduce": [[2048.0, 5e-5]], "all_to_all": [[2048.0, 9e-5]], "laps": laps(4.5e-4)}
     return {
         Layout(): [part(20e9, threads=2)],
-        Layout(tp=2): [part(10e9, laps=laps(4.2e-4), long_laps=laps(1.62e-3), **exchanges()) for _ in range(2)],
+        Layout(tp=2): [part(10e9, laps=laps(4.2e-4), **exchanges()) for _ in range(2)],
         Layout(pp=2): [part(12e9), {"threads": 1, "hand_over": [[2048.0, 3e-5], [1048576.0, 2e-4]]}],
         Layout(tp=2, pp=2): [{**crowd, **waiting, "laps_together": laps(1.05e-3)}] * 2
         + [{**crowd, "laps_together": laps(1.05e-3)}] * 2,
