@@ -140,14 +140,14 @@ def test_a_rank_that_is_slow_in_its_forward(served: Served, make_checkpoint: Cal
     longer = median(b.compute_ns - a.compute_ns for a, b in pairs)
     forward = median(forward_ns(b) - forward_ns(a) for a, b in pairs)
     waited = median(a.axes["tp"].wait_ns - b.axes["tp"].wait_ns for a, b in pairs)
-    assert injected >= 0.95 * SLOW_S
-    assert longer / 1e9 == about(injected)
-    assert waited / 1e9 == about(injected)
+    # it slept that long at least, and what clients saw of it holds what others had of the machine meanwhile
+    assert 0.9 * SLOW_S <= longer / 1e9 <= 1.1 * injected
+    assert waited == about(longer)
     assert abs(forward) / 1e9 < 0.25 * SLOW_S, "who waits inside its forward is in it as long"
     quick, late = seen.ranks
-    assert late.axes["tp"].late_ms == about(1e3 * injected)
+    assert 0.9e3 * SLOW_S <= (late.axes["tp"].late_ms or 0.0) <= 1.1e3 * injected
     assert (quick.axes["tp"].late_ms or 0.0) < 1e2 * SLOW_S
-    share = 1e5 * injected / (late.step_ms or 0.0)  # percent of a step
+    share = longer / 1e4 / (late.step_ms or 0.0)  # percent of a step
     assert quick.split is not None
     assert late.split is not None
     assert quick.split.wait == about(share)
