@@ -17,6 +17,7 @@ from textual.screen import Screen
 
 from tui import keys
 from tui.clipboard import clipped
+from tui.hangup import end_with_the_terminal
 from tui.keymap import Keymap
 from tui.screens.catalogue import Catalogue
 from tui.screens.help import HelpScreen
@@ -230,5 +231,6 @@ def tables() -> dict[str, tuple[keys.Key, ...]]:
 
 
 def main(source: Source, readonly: bool = False, run_dir: Path | None = None, keymap: Keymap | None = None) -> None:
-    """Run the dashboard until the user leaves it."""
+    """Run the dashboard until the user leaves it, or the terminal does."""
+    end_with_the_terminal()
     Dashboard(source, readonly, run_dir, keymap).run()

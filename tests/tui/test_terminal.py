@@ -52,6 +52,27 @@ def test_the_terminal_is_left_as_it_was(end):
         os.close(theirs)
 
 
+def test_it_ends_with_a_terminal_that_goes_without_a_signal():
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "shardscope", "--source", "demo"],
+        cwd=ROOT,
+        env={**os.environ, "TERM": "xterm-256color"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    try:
+        os.close(theirs)
+        read_until(ours, lambda seen: DRAWN in seen)
+        os.close(ours)
+        assert process.wait(PATIENCE_S) == 1
+    finally:
+        process.kill()
+        process.wait()
+
+
 def read_until(terminal, found):
     seen, end = b"", time.monotonic() + PATIENCE_S
     while not found(seen):
