@@ -1,4 +1,4 @@
-"""Machine code for this processor, made by LLVM while a rank starts: a few words to write kernels with, and how to run them.
+"""Machine code for this processor, made by LLVM before ranks are forked: a few words to write kernels with, and how to run them.
 
 A kernel is a function of one array of 64-bit numbers (sizes and addresses). It runs once in every thread of torch's own
 OpenMP team, so that no second pool fights over the cores, and divides the work by `member` and `members`.
