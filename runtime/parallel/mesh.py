@@ -59,7 +59,7 @@ def connect(config: RankConfig, shape: ModelShape, status: RankStatus) -> Mesh:
         for axis in ("tp", "ep", "pp"):
             if getattr(layout, axis) > 1:
                 transports[axis] = SharedMemoryTransport(segment, places, layout, config.rank, axis, config.spin)
-    elif layout.world_size > 1:
+    elif layout.replica_size > 1:  # replicas need not meet
         dist.init_process_group(
             config.transport,
             store=dist.FileStore(config.store, layout.world_size),  # type: ignore[attr-defined]

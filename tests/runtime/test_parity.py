@@ -124,7 +124,8 @@ def test_variants_equal_transformers(
         assert tokens_of(llm) == expected(path)
 
 
-def test_gloo_gives_the_same_tokens(make_checkpoint: MakeCheckpoint, zygote: Zygote) -> None:
+@pytest.mark.parametrize("layout", ["ep2pp2", "dp2"])
+def test_gloo_gives_the_same_tokens(layout: str, make_checkpoint: MakeCheckpoint, zygote: Zygote) -> None:
     path = make_checkpoint("qwen3_moe")
-    with LLM(path, zygote=zygote, device="cpu", dtype="float32", transport="gloo", ep=2, pp=2) as llm:
+    with LLM(path, zygote=zygote, device="cpu", dtype="float32", transport="gloo", **Layout.parse(layout).asdict()) as llm:
         assert tokens_of(llm) == expected(path)
