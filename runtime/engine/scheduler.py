@@ -13,6 +13,8 @@ from runtime.engine.kv_blocks import ROOT, BlockPool
 from runtime.engine.plan import LAST_SAMPLED, MemberPlan, NewRow, StepPlan, pack
 from runtime.engine.sequence import Sequence
 
+MIN_CHUNK = 256  # tokens: a chunk of fewer reads a stage's weights for too little
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -96,12 +98,21 @@ class Lane:
             if budget and sequence.row >= 0 and self._room_for_next(sequence, draft):
                 self._add(draft, sequence, 1)
                 budget -= 1
-        for sequence in list(self.running):
-            if not budget:
-                break
-            if not sequence.gone and not sequence.awaited and sequence.prefilling:
-                budget -= self._add(draft, sequence, min(budget, len(sequence.tokens) - sequence.computed))
+        prompts = [s for s in self.running if not s.gone and not s.awaited and s.prefilling]
+        budget = min(budget, self._chunk(sum(s.uncomputed for s in prompts)))
+        for sequence in prompts:
+            if budget:
+                budget -= self._add(draft, sequence, min(budget, sequence.uncomputed))
         return draft
+
+    def _chunk(self, tokens: int) -> int:
+        """How many of so many prompt tokens a step may take.
+
+        Stages work side by side only on different steps: in a pipeline two steps a slot, and smaller ones towards the end.
+        """
+        if self._limits.lookahead or self._limits.slots == 1:
+            return tokens
+        return max(MIN_CHUNK, -(-tokens // (2 * self._limits.slots)))
 
     def _decodes(self, sequence: Sequence) -> bool:
         if sequence.gone or sequence.prefilling:

@@ -41,9 +41,14 @@ class Sequence:
         return len(self.tokens) - self.prompt_tokens
 
     @property
+    def uncomputed(self) -> int:
+        """Known tokens that no plan has put into the cache yet."""
+        return len(self.tokens) - self.computed
+
+    @property
     def prefilling(self) -> bool:
         """Known tokens are still to be computed, beyond the last one."""
-        return self.computed < len(self.tokens) - 1
+        return self.uncomputed > 1
 
     def add(self, token: int, now_ns: int) -> None:
         """A token is ready."""

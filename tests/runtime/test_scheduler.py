@@ -113,6 +113,17 @@ def test_a_long_prompt_is_cut_and_does_not_stop_decodes() -> None:
     assert w.lanes[0, 0].decodes == 11
 
 
+@pytest.mark.parametrize(("stages", "chunks"), [(1, [40]), (2, [10, 8, 8, 8, 6]), (4, [8] * 5)])
+def test_a_prompt_is_cut_so_that_stages_work_side_by_side(stages: int, chunks: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.engine.scheduler.MIN_CHUNK", 8)
+    w = world(f"pp{stages}", max_num_batched_tokens=64, prefix_caching=False)
+    w.add("long", [2] * 40, wish(1))
+    assert w.pump() == min(stages, len(chunks)), "chunks follow one another, none waits for the one before"
+    w.run()
+    assert [unpack(plan.members[0].counts).tolist() for _, plan in w.plans] == [[count] for count in chunks]
+    assert w.tokens["long"] == continuation([2] * 40, wish(1), MAX)[0]
+
+
 def test_replicas_and_members_share_the_requests() -> None:
     w = world("ep2dp2", max_num_seqs=8, prefix_caching=False)
     for i in range(8):
