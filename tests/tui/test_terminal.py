@@ -24,15 +24,7 @@ def test_the_terminal_is_left_as_it_was(end):
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     before = termios.tcgetattr(theirs)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "shardscope", "--source", "demo"],
-        cwd=ROOT,
-        env={**os.environ, "TERM": "xterm-256color"},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-    )
+    process = started(theirs)
     try:
         written = read_until(ours, lambda seen: DRAWN in seen)
         assert ENTERED in written
@@ -54,15 +46,7 @@ def test_the_terminal_is_left_as_it_was(end):
 
 def test_it_ends_with_a_terminal_that_goes_without_a_signal():
     ours, theirs = os.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "shardscope", "--source", "demo"],
-        cwd=ROOT,
-        env={**os.environ, "TERM": "xterm-256color"},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-    )
+    process = started(theirs)
     try:
         os.close(theirs)
         read_until(ours, lambda seen: DRAWN in seen)
@@ -71,6 +55,18 @@ def test_it_ends_with_a_terminal_that_goes_without_a_signal():
     finally:
         process.kill()
         process.wait()
+
+
+def started(terminal):
+    return subprocess.Popen(
+        [sys.executable, "-m", "shardscope", "--source", "demo"],
+        cwd=ROOT,
+        env={**os.environ, "TERM": "xterm-256color"},
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+    )
 
 
 def read_until(terminal, found):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -28,8 +29,9 @@ class FilteredView(View):
         super().__init__(session)
         self._input = Input(placeholder=self.FILTER_HELP, id="filter", select_on_focus=False)
 
+    @abstractmethod
     def set_filter(self, text: str) -> None:
-        raise NotImplementedError
+        """What is shown from now on; empty shows all."""
 
     @property
     def typing(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import partial
 
@@ -44,11 +45,13 @@ class FormView(View):
         self._field = Typing(id="typing", select_on_focus=False)
 
     @property
+    @abstractmethod
     def form(self) -> Form:
-        raise NotImplementedError
+        """As it is filled in now."""
 
+    @abstractmethod
     def edit(self, form: Form) -> None:
-        raise NotImplementedError
+        """Take it as changed, and show it."""
 
     def completions(self, field: Field, text: str) -> Sequence[str]:
         """Of a path. In a thread."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from functools import partial
 
 from textual import on
@@ -25,8 +26,9 @@ class Replaying(Screen[None]):
         events = [(tick.moment, tick.event) for tick in replay.ticks]
         return Place(replay.path.name, replay.moment, replay.seconds, replay.speed, replay.playing, events, replay.marks)
 
+    @abstractmethod
     def redraw(self) -> None:
-        raise NotImplementedError
+        """Show what the replay is at now."""
 
     def action_replay_toggle(self) -> None:
         if replay := self.session.replay:

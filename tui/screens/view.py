@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -68,9 +69,9 @@ class View(Replaying):
         yield self._parts["body"]
         yield self._parts["panels"]
 
+    @abstractmethod
     def frame(self, columns: int, rows: int) -> Frame:
         """The whole screen, no line wider than `columns`, made for `rows`."""
-        raise NotImplementedError
 
     def usable_keys(self) -> Sequence[Key]:
         """What the footer offers now."""
