@@ -114,7 +114,9 @@ def test_a_long_prompt_is_cut_and_does_not_stop_decodes() -> None:
 
 
 @pytest.mark.parametrize(("stages", "chunks"), [(1, [40]), (2, [10, 8, 8, 8, 6]), (4, [8] * 5)])
-def test_a_prompt_is_cut_so_that_stages_work_side_by_side(stages: int, chunks: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_are_cut_so_that_stages_work_side_by_side(
+    stages: int, chunks: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("runtime.engine.scheduler.MIN_CHUNK", 8)
     w = world(f"pp{stages}", max_num_batched_tokens=64, prefix_caching=False)
     w.add("long", [2] * 40, wish(1))
