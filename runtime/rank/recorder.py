@@ -14,12 +14,12 @@ from runtime.rank.executor import Executor
 from runtime.rank.memory import MemoryProbe
 from runtime.rank.timeline import Later, Stretch
 from runtime.rank.totals import Totals
-from runtime.rank.work import Work, WorkCounter
+from runtime.rank.work import ExpertWork, WorkCounter
 from telemetry.emitter import Emitter
 from telemetry.records import AxisTime, Phase, Record, StepRecord
 
 _clock = time.perf_counter_ns
-GATHER_NS = 10_000_000  # steps that end within so long are told in one message: most of a message's cost is its own
+GATHER_NS = 25_000_000  # steps that end within so long are told in one message: most of a message's cost is its own
 TOTALS_EVERY_NS = 1_000_000_000
 
 
@@ -31,13 +31,25 @@ class _Step(NamedTuple):
     arrived_ns: int
     idle: bool
     ended_ns: int
-    prefill: int
-    decode: int
+    plan: MemberPlan
     sequences: int
-    kv_used: int
+    tokens: int
     phases: Later
     calls: list[int]  # the last of each axis
-    work: Work
+    experts: ExpertWork  # until its end
+
+
+class _Measured(NamedTuple):
+    """A step that the device is through with, and nothing made of it yet: records are made together, in warm caches."""
+
+    step: _Step
+    start_ns: int
+    end_ns: int
+    idle_ns: int
+    receive_ns: int
+    inside_ns: int  # of receives and collectives
+    axes: dict[str, AxisTime]
+    phases: list[Stretch]
 
 
 class StepRecorder:
@@ -51,6 +63,7 @@ class StepRecorder:
         self._totals = Totals(config, executor)
         self._work = WorkCounter(executor.stage, executor.mesh)
         self._steps: deque[_Step] = deque()
+        self._measured: list[_Measured] = []
         self._arrived, self._idle = 0, False
         self._untold: list[Record] = []
         self._unflushed = False
@@ -65,13 +78,8 @@ class StepRecorder:
     def ended(self, step: int, slot: int, plan: MemberPlan, sequences: int, tokens: int) -> None:
         """The host is through with the step."""
         calls = [axis.calls for axis in self._axes]
-        prefill, phases = tokens - plan.decodes, self._executor.timeline.take()
-        ended, work = _clock(), self._work.of(plan, tokens)
-        self._steps.append(
-            _Step(
-                step, slot, self._arrived, self._idle, ended, prefill, plan.decodes, sequences, plan.kv_used, phases, calls, work
-            )
-        )
+        phases, experts, ended = self._executor.timeline.take(), self._work.experts(), _clock()
+        self._steps.append(_Step(step, slot, self._arrived, self._idle, ended, plan, sequences, tokens, phases, calls, experts))
         self.settle()
 
     def settle(self) -> bool:
@@ -85,6 +93,7 @@ class StepRecorder:
 
     def tell(self) -> None:
         """Send what was gathered."""
+        self._record()
         if self._untold:
             self._emitter.emit(*self._untold)
             self._untold.clear()
@@ -115,36 +124,7 @@ class StepRecorder:
         before = self._last_end
         start = max(before, step.arrived_ns) if step.idle else before
         end = self._last_end = max(step.ended_ns, phases[-1].end_ns) if phases else step.ended_ns
-        busy, told = 0, []
-        for name, begin, until in phases:
-            busy += until - begin
-            told.append(Phase(name, max(0, begin - start), until - begin))
-        wall, compute = end - start, max(0, busy - inside)
-        self._untold.append(
-            StepRecord(
-                rank=self._config.rank,
-                generation=self._config.generation,
-                step=step.step,
-                slot=step.slot,
-                start_ns=start,
-                wall_ns=wall,
-                idle_ns=start - before,
-                gap_ns=max(0, wall - inside - compute),
-                recv_wait_ns=receive,
-                compute_ns=compute,
-                axes=axes,
-                prefill_tokens=step.prefill,
-                decode_tokens=step.decode,
-                sequences=step.sequences,
-                kv_blocks_used=step.kv_used,
-                kv_blocks_total=self._kv_blocks - 1,
-                memory_bytes=self._memory,
-                phases=told,
-                flops=step.work.flops,
-                weight_bytes=step.work.weight_bytes,
-                kv_bytes=step.work.kv_bytes,
-            )
-        )
+        self._measured.append(_Measured(step, start, end, start - before, receive, inside, axes, phases))
         self._totals.saw(start)
         self._unflushed = True
         if end - self._flushed >= TOTALS_EVERY_NS:
@@ -153,7 +133,45 @@ class StepRecorder:
             self._told = end
             self.tell()
 
+    def _record(self) -> None:
+        """Make the records of what was measured."""
+        rank, generation, kv_total = self._config.rank, self._config.generation, self._kv_blocks - 1
+        for step, start, end, idle, receive, inside, axes, phases in self._measured:
+            busy, told = 0, []
+            for name, begin, until in phases:
+                busy += until - begin
+                told.append(Phase(name, max(0, begin - start), until - begin))
+            plan, wall, compute = step.plan, end - start, max(0, busy - inside)
+            work = self._work.of(plan, step.tokens, step.experts)
+            self._untold.append(
+                StepRecord(  # by place, in the order of its fields: by name it takes six times as long
+                    rank,
+                    generation,
+                    step.step,
+                    step.slot,
+                    start,
+                    wall,
+                    idle,
+                    max(0, wall - inside - compute),
+                    receive,
+                    compute,
+                    axes,
+                    step.tokens - plan.decodes,
+                    plan.decodes,
+                    step.sequences,
+                    plan.kv_used,
+                    kv_total,
+                    self._memory,
+                    told,
+                    work.flops,
+                    work.weight_bytes,
+                    work.kv_bytes,
+                )
+            )
+        self._measured.clear()
+
     def _flush(self, now: int) -> None:
+        self._record()
         self._untold += self._totals.take(now)
         self._flushed, self._unflushed = now, False
         if now - self._told_memory >= TOTALS_EVERY_NS:

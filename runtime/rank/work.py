@@ -26,8 +26,15 @@ class Work(NamedTuple):
     kv_bytes: int
 
 
+class ExpertWork(NamedTuple):
+    """Of local experts in all steps so far."""
+
+    rows: int = 0  # that they took
+    touched: int = 0  # weights that were read
+
+
 class WorkCounter:
-    """Of one shard. What experts had to do is known once the step is through with them: count after it."""
+    """Of one shard. What experts had to do is known once the step is through with them: ask for it then."""
 
     def __init__(self, stage: Stage, mesh: Mesh) -> None:
         shape, tp = stage.shape, mesh.tp.size
@@ -45,10 +52,18 @@ class WorkCounter:
         self._layers = len(mesh.layers)
         self._windows = Counter(shape.sliding_windows[layer] for layer in mesh.layers)
         self._narrowest = min((window for window in self._windows if window is not None), default=None)
-        self._rows, self._touched = self._by_experts()
+        self._counted = self.experts()
 
-    def of(self, plan: MemberPlan, tokens: int) -> Work:
-        """`tokens`: new ones, as many as the plan has. Of a step that was the last to run."""
+    def experts(self) -> ExpertWork:
+        """What the experts have done until now."""
+        rows = touched = 0
+        for layer in self._experts:
+            rows += layer.rows
+            touched += layer.touched
+        return ExpertWork(rows, touched)
+
+    def of(self, plan: MemberPlan, tokens: int, experts: ExpertWork) -> Work:
+        """`tokens`: new ones, as many as the plan has; `experts`: until the step's end. Steps in the order in which they ran."""
         flops = weights = kv = 0
         if tokens:
             wanted = len(plan.wanted) // 4
@@ -57,10 +72,9 @@ class WorkCounter:
             weights = self._dense + (self._head if wanted else 0)
             kv = self._kv_bytes * (seen + self._layers * tokens)
         if self._experts:
-            rows, touched = self._by_experts()
-            flops += 2 * self._expert * (rows - self._rows)
-            weights += self._expert * (touched - self._touched)
-            self._rows, self._touched = rows, touched
+            flops += 2 * self._expert * (experts.rows - self._counted.rows)
+            weights += self._expert * (experts.touched - self._counted.touched)
+            self._counted = experts
         return Work(flops, weights * self._itemsize, kv)
 
     def _decodes(self, plan: MemberPlan) -> tuple[int, int]:
@@ -81,14 +95,6 @@ class WorkCounter:
             visible = ends if window is None else np.minimum(ends, window - 1 + counts)
             seen += layers * int(visible.sum())
         return pairs, seen
-
-    def _by_experts(self) -> tuple[int, int]:
-        """(rows that local experts took, expert weights that were read), so far."""
-        rows = touched = 0
-        for layer in self._experts:
-            rows += layer.rows
-            touched += layer.touched
-        return rows, touched
 
 
 def _pairs_before(places: np.ndarray, window: int | None) -> np.ndarray:

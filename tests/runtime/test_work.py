@@ -44,11 +44,11 @@ def test_flops_of_matrix_products_are_those_that_torch_counts(family: str, make_
         new = NewRow(row, 0, SamplingParams(temperature=0), CONTEXT, [], [], 0)
         plan = MemberPlan(pack([row]), pack([0]), pack([CONTEXT]), pack(prompt), pack(blocks), pack([0]), [new])
         executor.run(plan)
-        counter.of(plan, CONTEXT)
+        counter.of(plan, CONTEXT, counter.experts())
     decode = MemberPlan(pack(list(rows)), pack([CONTEXT] * 3), pack([1] * 3), pack([9] * 3), wanted=pack(list(rows)))
     with FlopCounterMode(display=False) as seen:
         executor.run(decode)
-    counted = counter.of(decode, 3)
+    counted = counter.of(decode, 3, counter.experts())
     shape, item = executor.stage.shape, 4
     attention = 4 * shape.num_heads * shape.head_dim * 3 * (CONTEXT + 1) * shape.num_layers  # whose kernels may be no torch's
     products = (
@@ -68,7 +68,7 @@ def test_experts_without_a_token_are_not_read(make_checkpoint: MakeCheckpoint) -
     blocks, new = [0, 0, 1], NewRow(0, 0, SamplingParams(temperature=0), 1, [], [], 0)
     plan = MemberPlan(pack([0]), pack([0]), pack([1]), pack([5]), pack(blocks), pack([0]), [new])
     executor.run(plan)
-    one = counter.of(plan, 1)
+    one = counter.of(plan, 1, counter.experts())
     active = sum(map(shape.active_layer_parameters, range(shape.num_layers))) - 2 * shape.num_layers * shape.hidden_size
     assert one.weight_bytes == 4 * (active + shape.vocab_size * shape.hidden_size)
 
@@ -94,8 +94,8 @@ def test_attention_is_counted_pair_by_pair(family: str, make_checkpoint: MakeChe
                 pairs += sum(map(len, visible))
                 seen += len(set().union(*visible))
         tokens = sum(counts)
-        counted = counter.of(plan, tokens)
-        none = counter.of(MemberPlan(starts=pack([0] * tokens), counts=pack([1] * tokens)), tokens)
+        counted = counter.of(plan, tokens, counter.experts())
+        none = counter.of(MemberPlan(starts=pack([0] * tokens), counts=pack([1] * tokens)), tokens, counter.experts())
         alone = shape.num_layers * tokens  # of tokens that see only themselves
         assert counted.flops - none.flops == (pairs - alone) * 4 * shape.num_heads * shape.head_dim
         assert counted.kv_bytes - none.kv_bytes == (seen - alone) * shape.kv_bytes_per_token_layer(4)
