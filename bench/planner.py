@@ -6,6 +6,10 @@ Each round calibrates (`shardscope calibrate`) and then runs every layout: promp
 Models in turn, medians over rounds. `others`: cores that processes which are not ours kept busy in a run. Both wait, `--quiet`
 seconds at most, until these are less than a tenth of the machine, and a run that was disturbed is made again, twice at most.
 
+A host may change its pace from minute to minute, which no calibration can foresee. `pace` is how long a piece of arithmetic on
+one core took around a run, over what it took around its round's calibration. Where either moved by more than 5 %, or they are
+further apart, the row is left out; `kept`: rounds that were not. With none kept, the medians are of all and marked with `!`.
+
   TPOT      milliseconds between tokens after the first, mean over requests; calibrated, and as the catalogue would have said
   KV        tokens that the runtime's cache holds for one attention group
 """
@@ -18,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +45,7 @@ from runtime.rank.nursery import Zygote
 
 ISL, OSL, LONGEST = 128, 48, 2048
 DISTURBED = 0.15  # cores
+MOVED = 0.05  # of the pace
 FORMATS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
@@ -53,6 +59,21 @@ def measured(llm: LLM, concurrency: list[int], quiet: float) -> tuple[list[Run],
         if tries[-1][1] < DISTURBED:
             break
     return min(tries, key=lambda each: each[1])
+
+
+def pace() -> float:
+    """Seconds of a piece of arithmetic on one core, the middle one of nine."""
+    found = []
+    for _ in range(9):
+        start, total = time.perf_counter(), 0
+        for number in range(500_000):
+            total += number
+        found.append(time.perf_counter() - start)
+    return statistics.median(found)
+
+
+def steady(*paces: float) -> bool:
+    return max(paces) <= (1 + MOVED) * min(paces)
 
 
 def main() -> None:
@@ -70,30 +91,37 @@ def main() -> None:
         for number in range(args.rounds):
             print(f"round {number + 1}: others keep {await_quiet(args.quiet):.2f} cores busy", file=sys.stderr)
             command = [sys.executable, "-m", "shardscope", "calibrate", "--device", "cpu", "--seconds", str(args.seconds)]
+            before_it = pace()
             subprocess.run([*command, "-o", str(file)], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+            calibrated = (before_it, pace())
             for path, layout in itertools.product(args.models, args.layouts):
                 device, known = find_device("cpu", None, load(file))
                 model = replace(find_model(path), max_position=LONGEST)
                 options = {"max_model_len": LONGEST, "enable_prefix_caching": False, "device": "cpu", **layout.asdict()}
                 with LLM(path, zygote=zygote, telemetry=False, **options) as llm:
                     form = precision(model, FORMATS[llm.shape.dtype], "plain")
+                    start = pace()
                     seen, others = measured(llm, args.concurrency, args.quiet)
+                    around = (start, pace())
                     held = (llm._group.kv_blocks - 1) * llm.spec.block_size
                 for run in seen:
                     said = predicted(run, model, device, form, known.scale, ISL, OSL)
                     before = predicted(run, model, guess, form, Scale(), ISL, OSL)
-                    row = (run.tpot, said.tpot, before.tpot, run.ttft, said.ttft, others)
+                    relative, kept = sum(around) / sum(calibrated), steady(*around, *calibrated)
+                    row = (run.tpot, said.tpot, before.tpot, run.ttft, said.ttft, others, relative, kept)
                     found[Path(path).name, str(layout), run.concurrency].append(row)
                 memory = rank_memory(model, Sharding.of(layout), device, form, find_engine("shardscope"))
                 capacity[Path(path).name, str(layout)] = (held, memory.kv_tokens)
-    titles = f"{'TPOT ms':>9}{'said':>8}{'off':>7}{'guess':>8}{'TTFT':>7}{'off':>7}{'others':>8}"
+    titles = f"{'TPOT ms':>9}{'said':>8}{'off':>7}{'guess':>8}{'TTFT':>7}{'off':>7}{'others':>8}{'pace':>6}{'kept':>6}"
     print(f"{'model':<12}{'layout':<8}{'conc':>5}{titles}")
     for (name, layout, count), rows in found.items():
-        tpot, said, before, ttft, _, others = (statistics.median(column) for column in zip(*rows, strict=True))
-        off, late = (statistics.median(row[i + 1] / row[i] - 1 for row in rows) for i in (0, 3))
+        calm = [row for row in rows if row[-1]]
+        shown = calm or rows
+        tpot, said, before, ttft, _, others, relative, _ = (statistics.median(column) for column in zip(*shown, strict=True))
+        off, late = (statistics.median(row[i + 1] / row[i] - 1 for row in shown) for i in (0, 3))
         print(
             f"{name:<12}{layout:<8}{count:>5}{tpot * 1e3:>9.1f}{said * 1e3:>8.1f}{off:>+7.0%}{before * 1e3:>8.1f}"
-            f"{ttft * 1e3:>7.0f}{late:>+7.0%}{others:>8.2f}"
+            f"{ttft * 1e3:>7.0f}{late:>+7.0%}{others:>8.2f}{relative:>6.2f}{f'{len(calm)}/{len(rows)}':>5}{' ' if calm else '!'}"
         )
     for (name, layout), (held, said) in capacity.items():
         print(f"{name:<12}{layout:<8} KV {held:,} tokens, predicted {said:,} ({said / held - 1:+.1%})")
