@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.screen import print_lines
-from cli.words import FAILED, CurveKeysOption, HttpOption, JsonOption, RunDirOption, bad, say, told
+from cli.words import FAILED, CurveKeysOption, HttpOption, JsonOption, RunDirOption, bad, say, told, unwritten
 from runtime.flags import LIVE, SAMPLING, SPEC, takes
 from runtime.stress.options import STRESS
 
@@ -86,8 +86,7 @@ def curve_keys(
     except ValueError as error:
         raise bad(str(error)) from None
     except OSError as error:
-        say(f"error: {error}")
-        raise typer.Exit(FAILED) from None
+        raise unwritten(directory, error) from None
     say(f"who looks from elsewhere needs {directory / 'hub.public'} and {directory / viewer}.secret, and nobody else the latter")
 
 
@@ -218,7 +217,9 @@ def generate(
 ) -> None:
     """Generate from prompts, without a daemon."""
     from runtime.generate import as_text, prompts_of, run
+    from runtime.interrupt import leave_in_order
 
+    leave_in_order()
     try:
         prompts = prompts_of(prompt or [], prompts_file)
         result = run(checked_spec({**spec, "model": model}), prompts, sampling)

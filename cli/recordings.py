@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.screen import keymap, on_screen, print_lines
-from cli.words import FAILED, JsonOption, RunDirOption, bad, say, told
+from cli.words import FAILED, JsonOption, RunDirOption, bad, say, told, unwritten
 
 if TYPE_CHECKING:
     from profiles.reader import Profile
@@ -140,7 +140,9 @@ def export(
             print("\n".join(str(path) for path in command.export(profile, form, out, table)))
         except ValueError as error:
             raise bad(str(error)) from None
-        except (OSError, MissingPackage) as error:
+        except OSError as error:
+            raise unwritten(out, error) from None
+        except MissingPackage as error:
             say(f"error: {error}")
             raise typer.Exit(FAILED) from None
 
@@ -155,8 +157,7 @@ def recover(
     try:
         report = rescue(file, out)
     except OSError as error:
-        say(f"error: {error}")
-        raise typer.Exit(FAILED) from None
+        raise unwritten(out, error) from None
     for line in recovery_lines(report, out):
         say(line)
     if not report.messages:

@@ -58,11 +58,10 @@ def demo(
     http: HttpOption = "127.0.0.1:0",
 ) -> None:
     """A demo model, sharded over four ranks of this machine, under light load."""
-    import signal
-
     from runtime.demo import DemoFailed, demo_checkpoint, demo_world
+    from runtime.interrupt import leave_in_order
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # leave through every `finally`
+    leave_in_order()
     with told():
         try:
             model = demo_checkpoint(directory)

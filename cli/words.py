@@ -50,3 +50,9 @@ def told() -> Iterator[None]:
 def bad(words: str) -> typer.Exit:
     say(f"error: {words}")
     return typer.Exit(USAGE)
+
+
+def unwritten(target: Path, error: OSError) -> typer.Exit:
+    """What was to be written there could not be. The system's own words do not always say where."""
+    say(f"error: {error.filename or target}: {error.strerror}" if error.strerror else f"error: {error}")
+    return typer.Exit(FAILED)

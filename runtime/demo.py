@@ -42,8 +42,13 @@ def demo_checkpoint(directory: Path | None = None) -> Path:
     fresh = Path(tempfile.mkdtemp(prefix=".making-", dir=model.parent))
     arguments = ["--out", str(fresh), "--family", FAMILY, "--size", SIZE, "--dtype", DTYPE, "--quiet"]
     try:
-        if child.start("runtime.checkpoint.synthetic", *arguments, output=sys.stderr.fileno()).wait() != 0:
-            raise DemoFailed(f"the demo checkpoint could not be made in {model.parent}")
+        maker = child.start("runtime.checkpoint.synthetic", *arguments, output=sys.stderr.fileno())
+        try:
+            if maker.wait() != 0:
+                raise DemoFailed(f"the demo checkpoint could not be made in {model.parent}")
+        finally:
+            maker.kill()  # interrupted, it would go on writing into what is removed
+            maker.wait()
         if model.exists():
             model.rmdir()
         fresh.rename(model)

@@ -1,8 +1,9 @@
-"""Ctrl-C at a moment of our choosing."""
+"""Ctrl-C at a moment of our choosing, and other signals that end us as Ctrl-C does: through every `finally`."""
 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,3 +46,13 @@ def interrupts_held() -> Iterator[Held]:
     finally:
         signal.signal(signal.SIGINT, previous)
         held.let_through()
+
+
+def leave_in_order() -> None:
+    """From now on SIGTERM, and the SIGHUP of a terminal that closes, end us through every `finally`, with exit code 128 + signal.
+
+    One that is ignored, as behind `nohup`, stays ignored.
+    """
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(signum) is signal.SIG_DFL:
+            signal.signal(signum, lambda number, _frame: sys.exit(128 + number))

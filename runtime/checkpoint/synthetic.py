@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from runtime import child
 from runtime.checkpoint.config import DTYPES, CheckpointError, ModelShape, parse_shape
 from runtime.checkpoint.synthetic_tokenizer import BOS_ID, EOS_IDS, SPECIAL_TOKENS, write_tokenizer
 from runtime.checkpoint.synthetic_weights import random_tensors
@@ -123,6 +124,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def main() -> None:
+    child.die_with_parent()
     parser = argparse.ArgumentParser(prog="python -m runtime.checkpoint.synthetic", description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--family", choices=FAMILIES, required=True)

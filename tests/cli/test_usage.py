@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.commands import app
+from profiles.listing import SAMPLES
 
 
 @pytest.mark.parametrize(
@@ -18,6 +19,8 @@ from cli.commands import app
         (["--source", "nope"], ("--source nope", "'live' or 'demo'")),
         (["--source", "demo", "--layout", "tp0"], ("--layout tp0", "a whole number, 1 or more", "nearest that works: tp2pp2")),
         (["--source", "demo", "--layout", "two"], ("--layout two", "write degrees as tp2pp2")),
+        (["--source", "demo", "--layout", "tp9999"], ("9999 ranks", "at most 64 ranks", "nearest that works: tp2pp2")),
+        (["--source", "demo", "--layout", "pp49"], ("49 stages", "48 layers")),
         (["stress", "x", "--url", "ftp://h:1"], ("--url 'ftp://h:1'", "must begin with http://", "http://h:1")),
         (["--connect", "tcp://1.2.3.4:99"], ("--connect tcp://1.2.3.4:99", "--curve-keys DIR")),
         (["deplo"], ("'deplo'", "'deploy'")),
@@ -43,3 +46,8 @@ def test_the_run_directory_of_the_environment_is_for_every_command(tmp_path: Pat
     told = CliRunner().invoke(app, ["status"])
     assert told.exit_code == 1
     assert f"no daemon runs in {tmp_path}" in told.stderr
+
+
+def test_a_full_disk_is_named_with_the_file() -> None:
+    told = CliRunner().invoke(app, ["export", str(SAMPLES / "tp4.mcap"), "--format", "chrome", "-o", "/dev/full"])
+    assert (told.exit_code, told.stderr) == (1, "error: /dev/full: No space left on device\n")

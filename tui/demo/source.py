@@ -10,11 +10,13 @@ from runtime.layout import Layout
 from telemetry.records import StepRecord
 from telemetry.snapshot import DeploymentView, Snapshot
 from tui.demo import figures, story
+from tui.demo.experts import LAYERS
 from tui.demo.ranks import PEAKS, WEIGHTS, rank_view
 from tui.demo.schedule import Script
 from tui.demo.timeline import timeline
 
 MOE, DENSE = "qwen3-30b", "llama-1b"
+MAX_RANKS = 64
 _BEGIN_S = 12.0  # of a demo that a user starts: there is something to see at once
 
 
@@ -25,7 +27,13 @@ class DemoSource:
     problem = ""
 
     def __init__(self, layout: Layout | None = None, clock: Callable[[], float] | None = None) -> None:
+        """Raises ValueError for more ranks than are scripted four times a second, and for more stages than layers."""
         self._layout = layout or Layout(tp=2, pp=2)
+        if self._layout.world_size > MAX_RANKS or self._layout.pp > LAYERS:
+            size, pp = self._layout.world_size, self._layout.pp
+            raise ValueError(
+                f"{size} ranks in {pp} stages: the script has at most {MAX_RANKS} ranks, and {LAYERS} layers for stages"
+            )
         begun = time.monotonic()
         self._clock = clock or (lambda: _BEGIN_S + time.monotonic() - begun)
         self._latest: Snapshot | None = None
