@@ -1,7 +1,7 @@
 """Truth by injection: what is done to a real deployment, and how much of it, is what records, snapshot and findings say.
 
-Tolerance: a tenth of what was injected, or, where it is ours to time, of what it measured. The amounts are large against what a
-machine with other work adds by itself, and of what comes step by step medians are judged.
+Tolerance: a tenth of what was injected. The amounts are large against what a machine with other work adds by itself, and of what
+comes step by step medians are judged.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -34,7 +33,7 @@ from telemetry.histograms import duration_bounds
 from telemetry.records import CollectiveRecord, EventRecord, ExpertRecord, Record, StepRecord
 from telemetry.snapshot import DeploymentView
 
-SLOW_S = 0.2
+SLOW_S = 0.4
 LATE_S = 2.0
 STOPPED_S = 3.0
 WINDOW_S = 10.0
@@ -90,15 +89,6 @@ def inject(served: Served, rank: int, fault: Fault, seconds: float) -> None:
         os.close(board)
 
 
-def gaps(events: Iterator[object], count: int) -> float:
-    """Median of the seconds between so many events and the one before each, as a client sees them."""
-    times = [time.monotonic()]
-    for _ in range(count):
-        next(events)
-        times.append(time.monotonic())
-    return median(b - a for a, b in pairwise(times))
-
-
 def tokens_of(seen: DeploymentView) -> int:
     """That the experts of a layer took in the window."""
     return sum(seen.experts.tokens[0]) if seen.experts and seen.experts.tokens else 0
@@ -129,25 +119,26 @@ def finding(seen: DeploymentView, kind: str) -> Finding:
 
 def test_a_rank_that_is_slow_in_its_forward(served: Served, make_checkpoint: Callable[..., Path]) -> None:
     with deployed(served, make_checkpoint("llama"), tp=2), recorded(served) as records, served.stream(400) as events:
-        control = gaps(events, 20)
+        for _ in range(20):
+            next(events)
         inject(served, 1, Fault.SLOW_FORWARD, SLOW_S)
         slowed = time.perf_counter_ns()
         next(events)  # a step that was under way
-        injected = gaps(events, 50) - control  # so many seconds that it is no chance who was last in each of them
+        for _ in range(32):  # more than a window, and so many seconds that it is no chance who was last in each of them
+            next(events)
         seen = view(served)
     fast, slow = ([step for step in steps_of(records, rank) if step.start_ns > slowed] for rank in (0, 1))
     pairs = list(zip(fast, slow, strict=False))
     longer = median(b.compute_ns - a.compute_ns for a, b in pairs)
     forward = median(forward_ns(b) - forward_ns(a) for a, b in pairs)
     waited = median(a.axes["tp"].wait_ns - b.axes["tp"].wait_ns for a, b in pairs)
-    # it slept that long at least, and what clients saw of it holds what others had of the machine meanwhile
-    assert 0.9 * SLOW_S <= longer / 1e9 <= 1.1 * injected
-    assert waited == about(longer)
-    assert abs(forward) / 1e9 < 0.25 * SLOW_S, "who waits inside its forward is in it as long"
+    assert longer / 1e9 == about(SLOW_S)
+    assert waited / 1e9 == about(SLOW_S)
+    assert abs(forward) / 1e9 < 0.1 * SLOW_S, "who waits inside its forward is in it as long"
     quick, late = seen.ranks
-    assert 0.9e3 * SLOW_S <= (late.axes["tp"].late_ms or 0.0) <= 1.1e3 * injected
+    assert late.axes["tp"].late_ms == about(1e3 * SLOW_S)
     assert (quick.axes["tp"].late_ms or 0.0) < 1e2 * SLOW_S
-    share = longer / 1e4 / (late.step_ms or 0.0)  # percent of a step
+    share = 1e5 * SLOW_S / (late.step_ms or 0.0)  # percent of a step
     assert quick.split is not None
     assert late.split is not None
     assert quick.split.wait == about(share)
@@ -214,10 +205,11 @@ def test_a_stage_that_is_stopped(served: Served, make_checkpoint: Callable[..., 
     assert max(max(step.wall_ns, step.idle_ns) for step in first) / 1e9 == about(length)
     waiting = seen.ranks[1]
     assert waiting.split is not None
-    share = 1e11 * length / sum(step.wall_ns + step.idle_ns for step in second)
-    assert waiting.split.stage >= 0.9 * share, "what it waits for anyway comes on top"
-    assert waiting.bubble_pct is not None
-    assert waiting.bubble_pct >= 0.9 * share
+    # what it waits for anyway comes on top of the stop, and is what the records say of all its other waits
+    waited = [step.recv_wait_ns + step.idle_ns for step in second]
+    share = 100 * (1e9 * length + sum(waited) - max(waited)) / sum(step.wall_ns + step.idle_ns for step in second)
+    assert waiting.split.stage == about(share)
+    assert waiting.bubble_pct == about(share)
     [named] = diagnose(seen, WINDOW_S)
     assert (named.kind, named.severity, named.ranks) == ("suspended", "warning", (0,))
     assert seen.ranks[0].suspended_s == about(length)
