@@ -1,15 +1,16 @@
 """What telemetry costs: tokens/s with ranks telling a hub against ranks that keep silent, in pairs, in one run.
 
-    python bench/telemetry.py MODEL [--layout tp2] [--concurrency 8] [--pairs 8]
+    python bench/telemetry.py MODEL [--layout tp2] [--concurrency 8] [--pairs 40]
 
 Both deployments stay loaded; the idle one sleeps. The order within a pair alternates. The hub is a real one, in a process of
-its own on the same cores. Prints the ratio of each pair's decode rates, their median, microseconds per step record in the rank,
-and nanoseconds to count a collective.
+its own on the same cores. Prints the ratio of each pair's decode rates, their median with its 95 % interval, microseconds
+per step record in the rank, and nanoseconds to count a collective.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import statistics
 import sys
@@ -47,8 +48,11 @@ def rate(llm: LLM, count: int) -> float:
     return count * (NEW - 1) / (max(out.metrics.finished_time for out in outs) - first)
 
 
-def microseconds(endpoint: str, name: str) -> float:
-    """Median time that a rank spends on telling of a step, one every 2 ms, busy in between; collectives are counted apart."""
+def microseconds(endpoint: str, name: str) -> tuple[float, float]:
+    """(median, mean) time that a rank spends on telling of a step, one every 2 ms, busy in between, collectives apart.
+
+    The mean has in it what is done for many steps at once: their records, their message, what is told once a second.
+    """
     tp = Communicator("tp", 2, 0, cast(Any, object()), Board.create(1).ranks[0])
     layers = range(24)
     mesh = Mesh(Layout(tp=2), 0, Coordinates(0, 0, 0, 0), tp, tp, tp, layers, range(8))
@@ -69,7 +73,18 @@ def microseconds(endpoint: str, name: str) -> float:
             times.append((time.perf_counter_ns() - start) / 1e3)
             while time.perf_counter_ns() - start < 2_000_000:
                 pass
-    return statistics.median(times)
+    return statistics.median(times), statistics.mean(times)
+
+
+def interval(ratios: list[float]) -> tuple[float, float]:
+    """Between which, in 95 of 100 runs, the median lies: two of the ordered ratios, by the binomial distribution (sign test)."""
+    ordered, count = sorted(ratios), len(ratios)
+    below, tail = 0, 0.5**count
+    while tail <= 0.025 and below < (count - 1) // 2:
+        below += 1
+        tail += math.comb(count, below) * 0.5**count
+    below = max(0, below - 1)
+    return ordered[below], ordered[-1 - below]
 
 
 def _mixture(layers: int) -> Any:
@@ -97,7 +112,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--layout", default="tp2", type=Layout.parse)
     parser.add_argument("--concurrency", type=int, default=8)
-    parser.add_argument("--pairs", type=int, default=8)
+    parser.add_argument("--pairs", type=int, default=40)
     args = parser.parse_args()
     name = Path(args.model).resolve().name
     options = {"max_model_len": 1024, "enable_prefix_caching": False, "device": "cpu", **args.layout.asdict()}
@@ -116,9 +131,10 @@ def main() -> None:
             print(f"pair {pair}: on {found[True]:.1f}  off {found[False]:.1f} tok/s  ratio {ratios[-1]:.4f}")
         print(
             f"{name} {args.layout} concurrency {args.concurrency}: on/off median {statistics.median(ratios):.4f}, "
-            f"from {min(ratios):.4f} to {max(ratios):.4f}"
+            "95 % interval {:.4f} to {:.4f}".format(*interval(ratios))
         )
-        print(f"one step in a rank: {microseconds(endpoint, name):.1f} us to tell of it, {nanoseconds():.0f} ns a collective")
+        median, mean = microseconds(endpoint, name)
+        print(f"one step in a rank: {median:.1f} us to tell of it, {mean:.1f} in the mean, {nanoseconds():.0f} ns a collective")
 
 
 if __name__ == "__main__":
