@@ -54,8 +54,9 @@ def _late_ranks(deployment: DeploymentView) -> list[_Late]:
         ordered = sorted(group, key=lambda rank: rank.axes[axis].late_ms or 0.0, reverse=True)
         rank, *others = ordered
         most, second = (one.axes[axis].late_ms or 0.0 for one in ordered[:2])
-        walls = [wall for peer in others if (wall := wall_ms(peer))]
-        if walls and most > LEAD * second and not (axis == "ep" and rank.info.ep == hot):
+        if most <= LEAD * second or (axis == "ep" and rank.info.ep == hot):
+            continue
+        if walls := [wall for peer in others if (wall := wall_ms(peer))]:
             found.append(_Late(100 * most / fmean(walls), axis, rank, others))
     return [one for one in found if one.share_pct >= WORTH_SAYING]
 

@@ -74,13 +74,16 @@ def joined(lines: Iterable[Line]) -> Line:
 def merged(spans: Line) -> list[Span]:
     """The same to the eye in fewer spans: each costs a terminal some forty bytes. Blanks look alike in every role."""
     few: list[Span] = []
+    words, role, action = "", "", ""
     for span in spans:
-        last = few[-1] if few else None
-        if last and last.action == span.action and (last.role == span.role or span.text.isspace()):
-            few[-1] = Span(last.text + span.text, last.role, last.action)
-        elif span.text:
-            few.append(span)
-    return few
+        text, of, does = span
+        if does == action and (of == role or text.isspace()):
+            words += text
+        elif text:
+            if words:
+                few.append(Span(words, role, action))
+            words, role, action = span
+    return [*few, Span(words, role, action)] if words else few
 
 
 def crop(spans: Line, columns: int) -> Line:

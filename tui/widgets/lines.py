@@ -85,8 +85,9 @@ class Lines(ScrollView, can_focus=False):
         room, base = self.outer_size.width, self._style("", "")
         if y >= len(self._lines):
             return Strip.blank(room, base)
+        known = self._styles
         spans = merged(self._lines[y])
-        segments = [Segment(span.text, self._style(span.role, span.action)) for span in spans]
+        segments = [Segment(text, known.get((role, action)) or self._style(role, action)) for text, role, action in spans]
         cells = width(spans)
         if cells < room:
             segments.append(Segment(" " * (room - cells), base))
