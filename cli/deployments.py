@@ -220,9 +220,10 @@ def generate(
     from runtime.interrupt import leave_in_order
 
     leave_in_order()
+    wanted = checked_spec({**spec, "model": model})
     try:
         prompts = prompts_of(prompt or [], prompts_file)
-        result = run(checked_spec({**spec, "model": model}), prompts, sampling)
+        result = run(wanted, prompts, sampling)
     except ValueError as error:
         raise bad(str(error)) from None
     except RuntimeError as error:

@@ -37,9 +37,12 @@ def demo_checkpoint(directory: Path | None = None) -> Path:
     model = directory or cache / f"{FAMILY}-{SIZE}-{DTYPE}"
     if (model / "config.json").exists():
         return model
-    model.parent.mkdir(parents=True, exist_ok=True)
-    # whole or not at all: an interrupted demo leaves no half of a model for the next one
-    fresh = Path(tempfile.mkdtemp(prefix=".making-", dir=model.parent))
+    try:
+        model.parent.mkdir(parents=True, exist_ok=True)
+        # whole or not at all: an interrupted demo leaves no half of a model for the next one
+        fresh = Path(tempfile.mkdtemp(prefix=".making-", dir=model.parent))
+    except OSError as error:
+        raise DemoFailed(f"no demo checkpoint can be made in {model.parent}: {error.strerror}; choose another --dir") from error
     arguments = ["--out", str(fresh), "--family", FAMILY, "--size", SIZE, "--dtype", DTYPE, "--quiet"]
     try:
         maker = child.start("runtime.checkpoint.synthetic", *arguments, output=sys.stderr.fileno())

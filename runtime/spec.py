@@ -13,6 +13,7 @@ from runtime.layout import Layout
 Device = Literal["auto", "cuda", "cpu"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
+MAX_NAME = 255  # bytes
 Positive = Annotated[int, Field(ge=1)]
 
 _OTHER_NAMES = {"fp32": "float32", "float": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16", "gpu": "cuda"}
@@ -52,6 +53,8 @@ class DeploymentSpec(BaseModel):
     def _name(cls, name: str) -> str:
         if name and not (name[0].isalnum() and all(c.isalnum() or c in "-_." for c in name)):
             raise ValueError(f"'{name}': a name begins with a letter or digit and goes on with these, '-', '_' and '.'")
+        if len(name.encode()) > MAX_NAME:
+            raise ValueError(f"of {len(name.encode())} bytes: it names a directory, which may have {MAX_NAME}")
         return name
 
     @property

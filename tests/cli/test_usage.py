@@ -23,6 +23,8 @@ from profiles.listing import SAMPLES
         (["--source", "demo", "--layout", "pp49"], ("49 stages", "48 layers")),
         (["stress", "x", "--url", "ftp://h:1"], ("--url 'ftp://h:1'", "must begin with http://", "http://h:1")),
         (["--connect", "tcp://1.2.3.4:99"], ("--connect tcp://1.2.3.4:99", "--curve-keys DIR")),
+        (["generate", "m", "--prompt", "x", "--tp", "0"], ("tp 0",)),
+        (["deploy", "m", "--name", "n" * 300], ("300 bytes", "255")),
         (["deplo"], ("'deplo'", "'deploy'")),
     ],
 )
@@ -51,3 +53,10 @@ def test_the_run_directory_of_the_environment_is_for_every_command(tmp_path: Pat
 def test_a_full_disk_is_named_with_the_file() -> None:
     told = CliRunner().invoke(app, ["export", str(SAMPLES / "tp4.mcap"), "--format", "chrome", "-o", "/dev/full"])
     assert (told.exit_code, told.stderr) == (1, "error: /dev/full: No space left on device\n")
+
+
+def test_a_demo_model_that_cannot_be_made_is_told_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    told = CliRunner().invoke(app, ["demo", "--headless", "--dir", str(tmp_path / "file" / "model")])
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert f"made in {tmp_path / 'file'}: File exists; choose another --dir" in told.stderr
