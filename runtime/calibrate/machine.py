@@ -61,9 +61,10 @@ def measure_machine(device: str, seconds: float, out: Path | None, tell: Callabl
             "rates": assemble.rates(found, cores, step_s, turn_s, process),
         }
         calibration = Calibration(_words(device, machine, name), gpu=name, date=time.strftime("%Y-%m-%d"))
-        save(calibration, path, **measured)
+        unchecked = Path(scratch) / "unchecked.json"  # what there was of this machine stays until all is known
+        save(calibration, unchecked, **measured)
         rest = seconds - (time.monotonic() - start)
-        checked = _check(Path(scratch), path, device, cores or machine.gpus, rest, serving, tell)
+        checked = _check(Path(scratch), unchecked, device, cores or machine.gpus, rest, serving, tell)
     save(check.with_errors(calibration, checked), path, **measured)
     _report(checked, taken, time.monotonic() - start, tell)
     return path
