@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.progress import ProgressLines
 from cli.screen import print_lines
 from cli.words import FAILED, CurveKeysOption, HttpOption, JsonOption, RunDirOption, bad, say, told, unwritten
 from runtime.flags import LIVE, SAMPLING, SPEC, takes
@@ -101,16 +102,13 @@ def deploy(
 ) -> None:
     """Serve MODEL. Prints the deployment's name when it is READY; fails with the root cause."""
     from runtime.client import ControlClient
-    from runtime.demo import progress_line
 
     given = {**(read_config(config) if config else {}), **spec, "model": model} | ({"name": name} if name else {})
     wanted = checked_spec(given).named()
     with told(), ControlClient(run_dir) as client:
-        line = ""
-        for progress in client.deploy(wanted, wait):
-            if progress_line(progress) != line:
-                line = progress_line(progress)
-                say(line)
+        with ProgressLines() as lines:
+            for progress in client.deploy(wanted, wait):
+                lines.show(progress)
         print(wanted.name)
 
 
@@ -125,19 +123,16 @@ def reconfigure(
     """Change a live deployment's layout, dtype or limits: its requests go on after a pause. What fails is rolled back."""
     from runtime.client import ControlClient
     from runtime.control import Changed
-    from runtime.demo import progress_line
 
-    with told(), ControlClient(run_dir) as client:
-        line = ""
+    with told(), ControlClient(run_dir) as client, ProgressLines() as lines:
         for news in client.reconfigure(name, fields, wait):
             if isinstance(news, Changed):
                 if as_json:
                     print(json.dumps(news.asdict(), indent=2), flush=True)
                 elif news.served:
                     print(news.words)
-            elif progress_line(news) != line:
-                line = progress_line(news)
-                say(line)
+            else:
+                lines.show(news)
 
 
 def status(as_json: JsonOption = False, run_dir: RunDirOption = None) -> None:

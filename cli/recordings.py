@@ -23,7 +23,7 @@ ProfileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="a recordi
 def record(
     name: str,
     out: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="of the recording, as run.mcap")],
-    seconds: Annotated[float | None, typer.Option(min=0, help="how long; else until Ctrl-C")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0, help="how long; else until Ctrl-C or SIGTERM")] = None,
     rotate_mib: Annotated[
         float | None, typer.Option(min=0.01, help="begin another file when one is that large; 768 unless told otherwise")
     ] = None,
@@ -34,7 +34,9 @@ def record(
     """Have the daemon record a deployment. Prints the files when it is over."""
     from profiles.report import RecordingReport
     from runtime.client import ControlClient
+    from runtime.interrupt import leave_in_order
 
+    leave_in_order()
     with told(), ControlClient(run_dir) as client:
         report = client.stop_recording(name) if stop else None
         if report is None:
@@ -46,7 +48,7 @@ def record(
                         report = news
                     else:
                         say(f"recording '{name}' to {news.path}; Ctrl-C ends it")
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, SystemExit):  # SystemExit: of a signal that asks the same
                 report = client.stop_recording(name)
         if report is not None:
             say(report.words)

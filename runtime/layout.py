@@ -113,14 +113,14 @@ def possible_layouts(shape: ModelShape, world_size: int) -> Iterator[Layout]:
                     yield layout
 
 
-def nearest_layouts(layout: Layout, shape: ModelShape, count: int = 3) -> list[Layout]:
-    """The possible layouts most like an impossible one: as many ranks if any, else the next fewer."""
+def nearest_layouts(layout: Layout, shape: ModelShape, count: int = 3, most: int | None = None) -> list[Layout]:
+    """The possible layouts most like an impossible one: as many ranks, `most` at most, if any; else the next fewer."""
 
     def distance(other: Layout) -> float:
         pairs = zip(layout.asdict().values(), other.asdict().values(), strict=True)
         return sum(abs(asked - found) / max(asked, found) for asked, found in pairs)
 
-    for world_size in range(layout.world_size, 0, -1):
+    for world_size in range(min(layout.world_size, most or layout.world_size), 0, -1):
         found = sorted(possible_layouts(shape, world_size), key=distance)
         if found:
             return found[:count]

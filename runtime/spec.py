@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -52,7 +53,9 @@ class DeploymentSpec(BaseModel):
     @classmethod
     def _name(cls, name: str) -> str:
         if name and not (name[0].isalnum() and all(c.isalnum() or c in "-_." for c in name)):
-            raise ValueError(f"'{name}': a name begins with a letter or digit and goes on with these, '-', '_' and '.'")
+            near = re.sub(r"[^\w.-]+", "-", name).strip("-_.") or "model"
+            rule = "a name begins with a letter or digit and goes on with these, '-', '_' and '.'"
+            raise ValueError(f"'{name}': {rule}; give it another with --name, as --name {near}")
         if len(name.encode()) > MAX_NAME:
             raise ValueError(f"of {len(name.encode())} bytes: it names a directory, which may have {MAX_NAME}")
         return name

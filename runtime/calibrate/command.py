@@ -27,8 +27,10 @@ def calibrate(
     """Measure this machine, so that plans for it rest on what it does. Prints the file that they will be read from."""
     from runtime.calibrate.machine import NothingToMeasure, measure_machine
     from runtime.calibrate.worlds import MeasureFailed
+    from runtime.interrupt import leave_in_order
     from runtime.planner.names import PlanError
 
+    leave_in_order()
     try:
         if runs:
             from runtime.calibrate.recorded import fit_runs

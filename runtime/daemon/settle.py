@@ -10,12 +10,15 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from runtime.checkpoint.config import ModelShape
-from runtime.layout import Layout, broken_rules, nearest_layouts, possible_layouts
+from runtime.layout import broken_rules, nearest_layouts, possible_layouts
 from runtime.spec import DeploymentSpec
 from telemetry.cgroup import Cgroup
 
 MAX_RANKS = 1024
+RANKS_A_CPU = 2  # in what we offer; who asks for more gets them
 
 
 class LaunchRefused(ValueError):
@@ -24,18 +27,22 @@ class LaunchRefused(ValueError):
 
 @dataclass(frozen=True)
 class Machine:
-    """What this process may use. `cpus`: logical ones; `cores`: one of each physical core; `quota`: cores' worth of time."""
+    """What this process may use. `cpus`: logical ones; `cores`: one of each physical core; `quota`: cores' worth of time.
+
+    `memory`: the host's bytes, as far as our control group may hold them; None: not known.
+    """
 
     gpus: int
     cpus: tuple[int, ...]
     cores: tuple[int, ...]
     quota: float | None
     architecture: str
+    memory: int | None = None
 
     @classmethod
     def here(cls) -> Machine:
         cpus = tuple(sorted(os.sched_getaffinity(0)))
-        return cls(count_gpus(), cpus, _first_of_each_core(cpus), Cgroup().cpu_quota(), platform.machine())
+        return cls(count_gpus(), cpus, _first_of_each_core(cpus), Cgroup().cpu_quota(), platform.machine(), host_memory())
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ class Placement:
 def settle(spec: DeploymentSpec, shape: ModelShape, machine: Machine) -> Placement:
     """Raises LaunchRefused."""
     layout = spec.layout
-    _check_layout(layout, shape)
+    _check_layout(spec, shape, machine)
     if layout.world_size > MAX_RANKS:
         raise LaunchRefused(f"dp {layout.dp}: {layout} has {layout.world_size:,} ranks, one machine runs {MAX_RANKS:,} at most")
     if spec.max_model_len is not None and spec.max_model_len > shape.max_position:
@@ -81,6 +88,8 @@ def settle(spec: DeploymentSpec, shape: ModelShape, machine: Machine) -> Placeme
         )
     if emulated and not machine.gpus:
         raise LaunchRefused("--device cuda: this machine shows no GPU")
+    if device == "cpu":
+        _check_cache(spec, machine)
     threads, cpus, spin = _share_cores(layout.world_size, spec.threads, machine)
     return Placement(
         device=device,
@@ -95,11 +104,22 @@ def settle(spec: DeploymentSpec, shape: ModelShape, machine: Machine) -> Placeme
     )
 
 
-def _check_layout(layout: Layout, shape: ModelShape) -> None:
-    rules = broken_rules(layout, shape)
+def _check_layout(spec: DeploymentSpec, shape: ModelShape, machine: Machine) -> None:
+    rules = broken_rules(spec.layout, shape)
     if rules:
-        near = ", ".join(str(other) for other in nearest_layouts(layout, shape))
-        raise LaunchRefused(f"layout {layout} is impossible for this model: {'; '.join(rules)}. Nearest that work: {near}")
+        most = machine.gpus if spec.device == "cuda" and machine.gpus else RANKS_A_CPU * len(machine.cpus)
+        near = ", ".join(str(other) for other in nearest_layouts(spec.layout, shape, most=most))
+        raise LaunchRefused(f"layout {spec.layout} is impossible for this model: {'; '.join(rules)}. Nearest that work: {near}")
+
+
+def _check_cache(spec: DeploymentSpec, machine: Machine) -> None:
+    ranks, asked = spec.layout.world_size, spec.kv_cache_bytes
+    if asked is not None and machine.memory is not None and asked * ranks > machine.memory:
+        of_each = f"{asked:,} bytes" + (f" for each of {ranks} ranks" if ranks > 1 else "")
+        raise LaunchRefused(
+            f"kv_cache_bytes {asked}: {of_each} are more than this machine's memory, {machine.memory:,} bytes. "
+            f"Nearest that works: less than {machine.memory // ranks}, or none given, which takes what fits"
+        )
 
 
 def _device(spec: DeploymentSpec, machine: Machine) -> str:
@@ -134,6 +154,11 @@ def _share_cores(ranks: int, asked: int | None, machine: Machine) -> tuple[int, 
     if limited or threads * ranks > len(usable):
         return threads, ((),) * ranks, spin
     return threads, tuple(usable[rank * threads : (rank + 1) * threads] for rank in range(ranks)), spin
+
+
+def host_memory() -> int:
+    """Bytes that this process and its children may hold at once, if nobody else held any."""
+    return int(min(filter(None, (psutil.virtual_memory().total, Cgroup().memory_limit()))))
 
 
 def count_gpus() -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from runtime.interrupt import leave_in_order
 from runtime.run_dir import RunDir
 from runtime.stress.asked import Asked, asked
 from runtime.stress.client import Target, TargetFailed
@@ -25,6 +26,7 @@ from runtime.stress.table import as_text, knee_line, progress_line, step_header,
 from runtime.stress.tape import Site
 from runtime.stress.values import BadPlan, refuse
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LINE_EVERY_S = 5.0  # where the line cannot be written over
 INTERRUPTED, FAILED = 130, 1
 
@@ -39,6 +41,7 @@ def stress(name: str, given: Mapping[str, Any], as_json: bool, run_dir: Path | N
         raise refuse("--report", report, "its directory does not exist", report.name)
     profiles = RunDir(run_dir).profiles if record else None
     site = _foreign_site(name, str(given["url"]), wanted) if "url" in given else local_site(name, wanted, run_dir, profiles)
+    leave_in_order()
     with _stopped_by_signals() as stop, _Teller(wanted, as_json) as teller:
         found = perform(wanted, site, teller.hear, stop)
     if as_json:
@@ -79,7 +82,7 @@ def _code(found: Found) -> int:
 
 @contextmanager
 def _stopped_by_signals() -> Iterator[threading.Event]:
-    """Set by the first Ctrl-C or SIGTERM; the second ends us as ever."""
+    """Set by the first Ctrl-C, SIGTERM or SIGHUP that is not ignored; the second ends us as ever."""
     stop = threading.Event()
 
     def told(number: int, frame: FrameType | None) -> None:
@@ -87,7 +90,7 @@ def _stopped_by_signals() -> Iterator[threading.Event]:
         for each, handler in before.items():
             signal.signal(each, signal.default_int_handler if each == signal.SIGINT else handler)
 
-    before = {each: signal.signal(each, told) for each in (signal.SIGINT, signal.SIGTERM)}
+    before = {each: signal.signal(each, told) for each in STOPPING if signal.getsignal(each) is not signal.SIG_IGN}
     try:
         yield stop
     finally:

@@ -52,3 +52,15 @@ def test_a_generation_that_is_ended_cleans_up(signum: int, tmp_path: Path, make_
     told = ended(signum, lambda: any(scratch.glob("*/*")), scratch, "generate", str(model), "--prompt", "x", "--ignore-eos")
     assert (told.returncode, told.stdout, told.stderr) == (128 + signum, "", "")
     assert not list(scratch.iterdir())
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+def test_a_calibration_that_is_ended_cleans_up(signum: int, tmp_path: Path) -> None:
+    scratch = tmp_path / "t"
+    scratch.mkdir()
+    out = tmp_path / "machine.json"
+    told = ended(signum, lambda: any(scratch.glob("*/*")), scratch, "calibrate", "--device", "cpu", "-o", str(out))
+    assert (told.returncode, told.stdout) == (128 + signum, "")
+    assert "Traceback" not in told.stderr
+    assert not list(scratch.iterdir())
+    assert not out.exists()

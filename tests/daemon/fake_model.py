@@ -23,4 +23,4 @@ SHAPE = ModelShape(
     eos_token_ids=(2,),
     bos_token_id=1,
 )
-MACHINE = Machine(gpus=0, cpus=(0, 1), cores=(0, 1), quota=None, architecture="x86_64")
+MACHINE = Machine(gpus=0, cpus=(0, 1), cores=(0, 1), quota=None, architecture="x86_64", memory=2**34)

@@ -187,6 +187,11 @@ def test_no_room_for_a_sequence_names_the_rank(launch: Launch) -> None:
     [
         ({"tp": 3}, ["tp 3", "4 attention heads", "Nearest that work: dp3, pp3"]),
         ({"pp": 5}, ["pp 5", "only 4 layers"]),
+        ({"pp": 99}, ["pp 99", "Nearest that work: pp4, pp2dp2, tp2pp2"]),
+        (
+            {"tp": 2, "kv_cache_bytes": 2**34},
+            ["17,179,869,184 bytes for each of 2 ranks", "17,179,869,184 bytes. ", "8589934592"],
+        ),
         ({"tp": 2, "device": "cuda"}, ["2 ranks", "0 GPUs", "--device cpu"]),
         ({"device": "cuda", "oversubscribe": True}, ["no GPU"]),
         ({"max_model_len": 4096}, ["max_model_len 4096", "512"]),

@@ -90,6 +90,18 @@ def test_a_recording_from_the_command_line_to_every_tool(served: Served, tmp_pat
     assert shardscope("compare", path, tmp_path / "nothing").returncode == 2
 
 
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_the_command_ends_the_recording(signum: int, served: Served, tmp_path: Path) -> None:
+    path = tmp_path / "ended.mcap"
+    process = started(served, "-o", str(path))
+    process.send_signal(signum)
+    out, words = process.communicate(timeout=20)
+    assert (process.returncode, out.strip()) == (0, str(path)), words
+    assert served.client.recordings() == []
+    with Profile(path) as profile:
+        assert profile.complete
+
+
 def test_a_recording_that_ends_right_after_a_request_has_it_whole(served: Served, tmp_path: Path) -> None:
     path = tmp_path / "short.mcap"
     list(served.client.record("t", path, wait=False))

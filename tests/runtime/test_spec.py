@@ -5,6 +5,8 @@ from pydantic import ValidationError
 
 from runtime.spec import DeploymentSpec, complaints
 
+NAME_RULE = "a name begins with a letter or digit and goes on with these, '-', '_' and '.'"
+
 
 @pytest.mark.parametrize(
     ("fields", "field", "words"),
@@ -19,7 +21,8 @@ from runtime.spec import DeploymentSpec, complaints
             "gpu_memory_utilization 1.5: should be less than or equal to 1",
         ),
         ({"mx_model_len": 1}, "mx_model_len", "mx_model_len: there is no such setting; near by: max_model_len"),
-        ({"name": "-x"}, "name", "name '-x': a name begins with a letter or digit and goes on with these, '-', '_' and '.'"),
+        ({"name": "-x"}, "name", f"name '-x': {NAME_RULE}; give it another with --name, as --name x"),
+        ({"name": "my model"}, "name", f"name 'my model': {NAME_RULE}; give it another with --name, as --name my-model"),
     ],
 )
 def test_the_value_the_rule_the_nearest(fields, field, words):

@@ -188,17 +188,19 @@ def command(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
 
 
-def test_ctrl_c_reports_what_was_measured(paced_server: Server, fox: PacedFrontend, tmp_path: Path):
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_that_ends_it_reports_what_was_measured(signum: int, paced_server: Server, fox: PacedFrontend, tmp_path: Path):
     page = tmp_path / "r.html"
     running = command(
         "fox", "--url", paced_server.url, "--rate", "20", "--duration", "60", "--input-tokens", "16", "--output-tokens", "20",
         "--json", "--report", str(page),
     )  # fmt: skip
     deadline = time.monotonic() + 20
-    while fox.started < 10:
+    begun = fox.started
+    while fox.started < begun + 10:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    running.send_signal(signal.SIGINT)
+    running.send_signal(signum)
     out, err = running.communicate(timeout=10)
     assert running.returncode == 130, err
     found = json.loads(out)
