@@ -69,6 +69,18 @@ def test_scrolling_sideways_keeps_the_marked_expert_in_sight(room):
         assert "▾" in text(tick_line(shape, expert, offset, room))
 
 
+@pytest.mark.parametrize("room", [7, 40, 58, 200])
+def test_no_number_above_the_cells_is_cut_and_the_owner_in_sight_is_named(room):
+    shape = board(tuple(e // 64 for e in range(128)), room)
+    for marked in range(128):
+        offset = shape.offset(marked, room)
+        ticks = text(tick_line(shape, marked, offset, room))
+        for said in re.finditer(r"\d+", ticks):
+            assert shape.order[shape.left.index(offset + said.start())] == int(said[0])
+        first = next(expert for expert in shape.order if shape.left[shape.order.index(expert)] >= offset)
+        assert text(owner_line(shape, ["a", "b"], offset, room)).strip().startswith("ab"[first // 64])
+
+
 def test_balance_of_experts_and_members():
     assert [max_over_mean(row) for row in SMALL.tokens] == [1.0, 3.0]
     assert max_over_mean((0, 0)) is None

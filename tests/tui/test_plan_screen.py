@@ -153,6 +153,14 @@ def test_a_large_screen_shows_them_all(planned):
         assert words in page
 
 
+def test_a_choice_says_its_figures_once_and_then_why(planned):
+    lines = drawn(planned, 199, 60, panel="cases")[0]
+    [chat] = [each for each in lines if each.lstrip().startswith("chat ")]
+    assert "/user" in chat
+    assert "of a step" in chat
+    assert "tok/s/GPU at" not in chat
+
+
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 60), (19, 7), (79, 24), (80, 24), (300, 1), (300, 100)])
 def test_every_size_draws(planned, size):
     for shown in (None, planned, planning.plan({**ASKED, "model": "x"})):

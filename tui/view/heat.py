@@ -72,24 +72,26 @@ def cells(shape: Board, row: Sequence[int], offset: int, room: int) -> Line:
 
 
 def owner_line(shape: Board, names: Sequence[str], offset: int, room: int) -> Line:
-    """Above the cells: whose experts they are."""
+    """Above the cells: whose experts they are, said where the first of them in sight stands."""
     text = [" "] * (shape.width + 1)
     for owner, group in groupby(zip(shape.order, shape.left, strict=True), key=lambda pair: shape.owners[pair[0]]):
         places = [left for _, left in group]
-        label = names[owner][: max(1, places[-1] - places[0] + 1)] if owner < len(names) else ""
-        text[places[0] : places[0] + len(label)] = label
+        start = min(max(places[0], offset), places[-1])
+        label = names[owner][: places[-1] - start + 1] if owner < len(names) else ""
+        text[start : start + len(label)] = label
     return (Span("".join(text)[offset : offset + max(0, room)], "title"),)
 
 
 def tick_line(shape: Board, marked: int, offset: int, room: int) -> Line:
-    """Numbers of experts, and a sign above the marked one."""
+    """Numbers of experts, none of them cut, and a sign above the marked one."""
     text = [" "] * (shape.width + 8)
-    free = 0
+    free = offset
+    at = shape.left[shape.order.index(marked)]
     for expert, left in zip(shape.order, shape.left, strict=True):
         label = str(expert)
-        if expert % 8 == 0 and left >= free:
-            text[left : left + len(label)] = label
-            free = left + len(label) + 1
-    at = shape.left[shape.order.index(marked)]
+        end = left + len(label)
+        if expert % 8 == 0 and free <= left and end <= offset + room and not left <= at < end:
+            text[left:end] = label
+            free = end + 1
     before, after = "".join(text[offset:at]), "".join(text[at + 1 : offset + max(0, room)])
     return Span(before, "dim"), Span("▾", "accent"), Span(after, "dim")

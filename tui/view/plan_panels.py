@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from runtime.planner.scatter import scatter
 from tui.view.bars import Share, gauge
 from tui.view.figures import milliseconds, short, size, whole
-from tui.view.line import BLANK, Line, Span, clean, crop, line, rule
+from tui.view.line import BLANK, Line, Part, Span, clean, crop, keep, line, rule
 from tui.view.measured import measured_lines
 from tui.view.wrap import wrapped
 
@@ -34,8 +34,8 @@ def panel(
     draw: dict[str, Callable[[], tuple[str, list[Line]]]] = {
         "split": lambda: _split(entry, point, columns),
         "plot": lambda: _plot(planned, entry, columns, rows),
-        "cases": lambda: ("best by use case", _cases(planned)),
-        "changes": lambda: ("what would change", _changes(planned)),
+        "cases": lambda: ("best by use case", _cases(planned, columns)),
+        "changes": lambda: ("what would change", _changes(planned, columns)),
         "measured": lambda: ("predicted and measured", measured_lines(comparison, columns, rows)),
     }
     title, lines = draw[name]()
@@ -98,20 +98,23 @@ def _plot(planned: Planned, entry: Entry | None, columns: int, rows: int) -> tup
     return "o: nothing beats it   x: marked   @: choice", lines
 
 
-def _cases(planned: Planned) -> list[Line]:
-    return [_chosen(f"{name:<16}", choice) for name, choice in planned.cases.items()]
+def _cases(planned: Planned, columns: int) -> list[Line]:
+    return [_chosen(f"{name:<16}", choice, columns) for name, choice in planned.cases.items()]
 
 
-def _changes(planned: Planned) -> list[Line]:
+def _changes(planned: Planned, columns: int) -> list[Line]:
     if not planned.changed:
         return [line("worked out while you look ..." if planned.plan and planned.plan.choice else "nothing fits", "dim")]
-    return [_chosen(f"{words:<16}", choice) for words, choice in planned.changed]
+    return [_chosen(f"{words:<16}", choice, columns) for words, choice in planned.changed]
 
 
-def _chosen(name: str, choice: Choice | None) -> Line:
+def _chosen(name: str, choice: Choice | None, columns: int) -> Line:
+    """Its figures, and as many whole clauses of its reason as there is room for."""
     if choice is None:
         return (Span(name), Span(" nothing fits", "dim"))
     point = choice.point
     mark = Span("✓ ", "good") if choice.met else Span("! ", "warn")
-    figures = f"{point.sharding!s:<9} {short(point.tokens_s_gpu):>6}/GPU {point.tokens_s_user:>6.1f}/user "
-    return (Span(name), mark, Span(figures, "bold"), Span(clean(choice.reason), "dim"))
+    figures = f"{point.sharding!s:<9} {short(point.tokens_s_gpu):>6}/GPU {point.tokens_s_user:>6.1f}/user"
+    why = clean(choice.reason).split("; ")[1 if choice.met else 0 :]  # the reason to take it begins with the figures
+    first = Part(0, (Span(name), mark, Span(figures, "bold")))
+    return keep([first, *(Part(i, line(each, "dim")) for i, each in enumerate(why, 1))], columns)

@@ -84,10 +84,10 @@ def _body(deployment: DeploymentView, rank: RankView, snapshot: Snapshot, units:
     beside = columns >= _BESIDE
     left = columns // 2 if beside else columns
     right = columns - left - 1 if beside else columns
-    step = step_panel(rank, snapshot.window_s, min(right, _WIDEST))
+    step = step_panel(rank, snapshot.window_s, right, min(right, _WIDEST))
     high = min(_TALLEST, len(step) - 1 + spare) if beside else 4
     util = _util(rank, snapshot.time_ns // 1_000_000_000, left, high)
-    memory = _memory(rank, units, min(left, _WIDEST))
+    memory = _memory(rank, units, left)
     device = device_panel(rank, units, right)
     if beside:
         body = [*_pair(util, step, left, columns), *_pair(memory, device, left, columns)]
@@ -133,7 +133,7 @@ def _memory(rank: RankView, units: str, columns: int) -> list[Line]:
     )
     total = memory.total or sum(part.value or 0 for part in parts[:-1]) or 1
     of = f"{size(memory.used, units)} of {size(memory.total, units)}"
-    room = max(0, columns - 21)
+    room = max(0, min(columns, _WIDEST) - 21)
     lines = [rule((Span("memory ", "title"), Span(of, "bold")), BLANK, columns)]
     for part in parts:
         cells = round(room * min(1.0, (part.value or 0) / total))

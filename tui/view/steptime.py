@@ -11,10 +11,10 @@ _LATE = 0.05  # of a step: others that wait that long for this rank are news
 _FIGURES = 31  # columns before the bar
 
 
-def step_panel(rank: RankView, window_s: float, columns: int) -> list[Line]:
-    """Five rows and one for each axis; one more where others wait for this rank."""
+def step_panel(rank: RankView, window_s: float, wide: int, columns: int) -> list[Line]:
+    """Five rows and one for each axis; one more where others wait for this rank. `wide`: of the title; `columns`: of the rows."""
     median = (Span("step ", "title"), Span(f"{milliseconds(rank.step_ms)} ms", "bold"), Span(" median"))
-    lines = [rule(median, line(f"means of {window_s:.0f} s", "dim"), columns), _split(rank.split, columns)]
+    lines = [rule(median, line(f"means of {window_s:.0f} s", "dim"), wide), _split(rank.split, columns)]
     axes = [(name, rank.axes[name]) for name in ("tp", "ep", "pp", "dp") if name in rank.axes]
     known = [rank.compute_ms, rank.recv_wait_ms, rank.gap_ms, *(axis.wait_ms + axis.transfer_ms for _name, axis in axes)]
     total = sum(value for value in known if value is not None)
