@@ -9,6 +9,8 @@ from tui.view.line import Line, Span, blank, fit, line
 
 MARK = "▸"  # of the row that keys go to
 _GAP = 2
+_GAP_TEXT = " " * _GAP
+_SEVERAL = ("", "", "several spans")
 
 T = TypeVar("T")
 
@@ -46,19 +48,28 @@ def titles(columns: Sequence[Column[T]], sort: str) -> Line:
 
 
 def row(columns: Sequence[Column[T]], item: T, marked: bool = False) -> Line:
-    spans: list[Span] = [Span(MARK if marked else " ", "accent")]
-    for column in columns:
-        spans += _cell(column.draw(item, column.width), column)
-    return tuple(spans)
+    """Cells that look alike become one span: every span costs time to make and bytes to send."""
+    spans: list[Span] = []
+    words, role = MARK if marked else " ", "accent"
+    for _, _, width, _, draw, align, _ in columns:
+        content = draw(item, width)
+        text, of, action = content[0] if len(content) == 1 else _SEVERAL
+        if action:
+            spans += (Span(words, role), *fit(content, width, align))
+            words, role = _GAP_TEXT, ""
+            continue
+        cell = (text[:width].rjust(width) if align == ">" else text[:width].ljust(width)) + _GAP_TEXT
+        if of != role:
+            spans.append(Span(words, role))
+            words, role = cell, of
+        else:
+            words += cell
+    return (*spans, Span(words, role))
 
 
 def _cell(content: Line, column: Column[T]) -> Line:
-    """With the gap after it. One span, which most are, is padded as text: every span costs time to make and bytes to send."""
-    if len(content) != 1 or content[0].action:
-        return (*fit(content, column.width, column.align), blank(_GAP))
-    text, role, _ = content[0]
-    text = text[: column.width]
-    return (Span((text.rjust if column.align == ">" else text.ljust)(column.width) + " " * _GAP, role),)
+    """With the gap after it."""
+    return (*fit(content, column.width, column.align), blank(_GAP))
 
 
 def total(columns: Sequence[Column[T]]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from functools import lru_cache
 
 from tui.keys import Key
 from tui.view.line import BLANK, Line, Part, Span, keep, line, rule
@@ -33,8 +34,10 @@ COMMON: Glossary = (
 )
 
 
-def footer(keys: Sequence[Key], columns: int, labels: dict[str, str]) -> Line:
-    """The screens, then the keys that fit, most useful first; `labels` renames some (pause, resume). Each can be clicked."""
+@lru_cache(maxsize=64)
+def footer(keys: tuple[Key, ...], columns: int, paused: bool) -> Line:
+    """The screens, then the keys that fit, most useful first. Each can be clicked."""
+    labels = {"pause": "resume"} if paused else {}
     screens = [key for key in keys if key.screen]
     named = _all_named(screens, columns)
     parts = [Part(1, _screens(screens, named))] if screens else []

@@ -31,8 +31,7 @@ def head_and_foot(
     head = [identity(snapshot, feed, options, columns)]
     if not options.maximised:
         head += tabs(snapshot, options, hint(keys, "next_deployment", "{}"), columns)
-    labels = {"pause": "resume"} if feed.paused_s is not None else {}
-    foot = [crop(footer(keys, columns, labels), columns)] if rows >= _FOOT_FROM else []
+    foot = [crop(footer(tuple(keys), columns, feed.paused_s is not None), columns)] if rows >= _FOOT_FROM else []
     room = max(1, rows - len(head) - len(foot))
     limit = 1 if options.maximised else max(1, min(3, room // 4))
     found = said or verdict(snapshot, feed, options)

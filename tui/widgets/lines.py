@@ -92,7 +92,9 @@ class Lines(ScrollView, can_focus=False):
         if cells < room:
             segments.append(Segment(" " * (room - cells), base))
         strip = Strip(segments, max(cells, room))
-        return self._selected(strip, y).adjust_cell_length(room, base)
+        if self.screen.selections:
+            strip = self._selected(strip, y)
+        return strip.adjust_cell_length(room, base)
 
     def _style(self, role: str, action: str) -> Style:
         known = self._styles.get((role, action))
