@@ -30,6 +30,12 @@ class Cgroup:
         limits = [limit for directory in self._directories("memory") if (limit := _limit(directory)) is not None]
         return min(limits, default=None)
 
+    def memory_total(self) -> int:
+        """Bytes that the group may hold if nobody else held any."""
+        host = 1024 * _entry(self._root / "proc/meminfo", "MemTotal:")
+        limit = self.memory_limit()
+        return host if limit is None else min(host, limit)
+
     def memory_available(self) -> int:
         """Bytes that this process could still take: what is left of every limit and of the host, with reclaimable file cache."""
         left = [1024 * _entry(self._root / "proc/meminfo", "MemAvailable:")]

@@ -245,13 +245,11 @@ def _count(parameters: int) -> str:
 
 
 def _hardware() -> Hardware:
-    import psutil
-
     from telemetry.cgroup import Cgroup
     from tui.view.fit import Hardware
 
     group = Cgroup()
-    memory = min(filter(None, (psutil.virtual_memory().total, group.memory_limit())))
+    memory = group.memory_total()
     return Hardware(_gpus(), memory, min(memory, group.memory_available()))
 
 

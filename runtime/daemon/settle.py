@@ -10,8 +10,6 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from runtime.checkpoint.config import ModelShape
 from runtime.layout import broken_rules, nearest_layouts, possible_layouts
 from runtime.spec import DeploymentSpec
@@ -42,7 +40,8 @@ class Machine:
     @classmethod
     def here(cls) -> Machine:
         cpus = tuple(sorted(os.sched_getaffinity(0)))
-        return cls(count_gpus(), cpus, _first_of_each_core(cpus), Cgroup().cpu_quota(), platform.machine(), host_memory())
+        group = Cgroup()
+        return cls(count_gpus(), cpus, _first_of_each_core(cpus), group.cpu_quota(), platform.machine(), group.memory_total())
 
 
 @dataclass(frozen=True)
@@ -154,11 +153,6 @@ def _share_cores(ranks: int, asked: int | None, machine: Machine) -> tuple[int, 
     if limited or threads * ranks > len(usable):
         return threads, ((),) * ranks, spin
     return threads, tuple(usable[rank * threads : (rank + 1) * threads] for rank in range(ranks)), spin
-
-
-def host_memory() -> int:
-    """Bytes that this process and its children may hold at once, if nobody else held any."""
-    return int(min(filter(None, (psutil.virtual_memory().total, Cgroup().memory_limit()))))
 
 
 def count_gpus() -> int:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
-import psutil
 import torch
 
 from runtime.rank.config import RankConfig
@@ -45,7 +44,7 @@ class HostMemory:
         self._config, self._weights = config, weights
         self._other = max(0, _resident_set().anonymous - weights)
         self._cgroup = Cgroup()
-        self._total = min(filter(None, (psutil.virtual_memory().total, self._cgroup.memory_limit())))
+        self._total = self._cgroup.memory_total()
 
     def read(self, caches: Sequence[torch.Tensor]) -> RankMemory:
         kv = sum(map(resident_bytes, caches))

@@ -259,7 +259,7 @@ def test_limits_of_cgroup_v2_and_every_group_above(tmp_path):
         tmp_path,
         {
             "proc/self/cgroup": "0::/pod/app\n",
-            "proc/meminfo": "MemTotal: 9 kB\nMemAvailable: 4000 kB\n",
+            "proc/meminfo": "MemTotal: 9000 kB\nMemAvailable: 4000 kB\n",
             "sys/fs/cgroup/pod/memory.max": "3000000",
             "sys/fs/cgroup/pod/memory.current": "2500000",
             "sys/fs/cgroup/pod/memory.stat": "anon 5\ninactive_file 100000\n",
@@ -269,7 +269,7 @@ def test_limits_of_cgroup_v2_and_every_group_above(tmp_path):
         },
     )
     group = Cgroup(tmp_path)
-    assert group.memory_limit() == 3_000_000
+    assert (group.memory_limit(), group.memory_total()) == (3_000_000, 3_000_000)
     assert group.memory_available() == 600_000
     assert group.cpu_quota() == 1.5
     assert group.cpus() == min(1.5, len(os.sched_getaffinity(0)))
@@ -289,6 +289,8 @@ def test_limits_of_cgroup_v1_and_of_none(tmp_path):
         },
     )
     group = Cgroup(tmp_path)
+    write(tmp_path / "bare", {"proc/meminfo": "MemTotal: 9000 kB\n"})
+    assert Cgroup(tmp_path / "bare").memory_total() == 9000 * 1024
     assert (group.memory_limit(), group.memory_available(), group.cpu_quota()) == (2_000_000, 1_500_000, None)
     nowhere = Cgroup(tmp_path / "nowhere")
     assert (nowhere.memory_limit(), nowhere.cpu_quota()) == (None, None)
