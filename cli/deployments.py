@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.progress import ProgressLines
 from cli.screen import print_lines
 from cli.words import FAILED, CurveKeysOption, HttpOption, JsonOption, RunDirOption, bad, say, told, unwritten
 from runtime.flags import LIVE, SAMPLING, SPEC, takes
+from runtime.progress_lines import ProgressLines
 from runtime.stress.options import STRESS
 
 if TYPE_CHECKING:

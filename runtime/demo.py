@@ -17,7 +17,7 @@ import httpx
 
 from runtime import child
 from runtime.background import DaemonProcess
-from runtime.control import Progress
+from runtime.progress_lines import ProgressLines
 from runtime.spec import DeploymentSpec
 
 NAME = "demo"
@@ -66,18 +66,16 @@ def demo_checkpoint(directory: Path | None = None) -> Path:
 def demo_world(model: Path, http: str, tell: Callable[[str], None]) -> Iterator[DaemonProcess]:
     """A daemon of its own with the demo deployed under tp2 pp2 and clients at work. Everything ends with the context.
 
-    `tell` gets a line at each step. Raises StartFailed and DaemonError.
+    `tell` gets a line at each step, stderr the phases of the start. Raises StartFailed and DaemonError.
     """
     spec = DeploymentSpec(model=model, name=NAME, tp=2, pp=2, max_model_len=1024, max_num_seqs=16, max_num_batched_tokens=512)
     run_dir = Path(tempfile.mkdtemp(prefix="shardscope-demo-"))
     try:
         with DaemonProcess(run_dir, http) as daemon, daemon.client() as client:
             tell(f"daemon {daemon.pid}, run directory {run_dir}")
-            phase = ""
-            for progress in client.deploy(spec):
-                if progress.phase != phase:
-                    phase = progress.phase
-                    tell(progress_line(progress))
+            with ProgressLines() as lines:
+                for progress in client.deploy(spec):
+                    lines.show(progress)
             address = client.status()[0].http
             tell(f"'{NAME}' serves tp2 pp2 at {address}/v1")
             with _Clients(address):
@@ -85,11 +83,6 @@ def demo_world(model: Path, http: str, tell: Callable[[str], None]) -> Iterator[
             tell("stopping")
     finally:
         shutil.rmtree(run_dir, ignore_errors=True)
-
-
-def progress_line(progress: Progress) -> str:
-    share = f" {100 * progress.share:.0f} %" if progress.share is not None else ""
-    return f"{progress.state.lower()}, generation {progress.generation}: {progress.phase}{share}"
 
 
 class _Clients:

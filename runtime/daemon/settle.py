@@ -27,7 +27,7 @@ class LaunchRefused(ValueError):
 class Machine:
     """What this process may use. `cpus`: logical ones; `cores`: one of each physical core; `quota`: cores' worth of time.
 
-    `memory`: the host's bytes, as far as our control group may hold them; None: not known.
+    `memory`: the host's bytes, as far as our control group may hold them.
     """
 
     gpus: int
@@ -35,7 +35,7 @@ class Machine:
     cores: tuple[int, ...]
     quota: float | None
     architecture: str
-    memory: int | None = None
+    memory: int
 
     @classmethod
     def here(cls) -> Machine:
@@ -113,7 +113,7 @@ def _check_layout(spec: DeploymentSpec, shape: ModelShape, machine: Machine) -> 
 
 def _check_cache(spec: DeploymentSpec, machine: Machine) -> None:
     ranks, asked = spec.layout.world_size, spec.kv_cache_bytes
-    if asked is not None and machine.memory is not None and asked * ranks > machine.memory:
+    if asked is not None and asked * ranks > machine.memory:
         of_each = f"{asked:,} bytes" + (f" for each of {ranks} ranks" if ranks > 1 else "")
         raise LaunchRefused(
             f"kv_cache_bytes {asked}: {of_each} are more than this machine's memory, {machine.memory:,} bytes. "

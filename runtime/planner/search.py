@@ -88,11 +88,17 @@ class UseCase:
 
 @dataclass(frozen=True)
 class Choice:
-    """The point to take, and one line saying why."""
+    """The point to take, and why, clause by clause. `met`: it is within the use case's limits."""
 
     point: Prediction
-    reason: str
+    why: tuple[str, ...]
     met: bool
+
+    @property
+    def reason(self) -> str:
+        """One line; where the limits are met it begins with what there is to gain."""
+        gain = f"{self.point.tokens_s_gpu:,.0f} tok/s/GPU at {self.point.tokens_s_user:.0f} tok/s a user"
+        return "; ".join((gain, *self.why) if self.met else self.why)
 
 
 @dataclass(frozen=True)
@@ -183,7 +189,7 @@ def choose(points: Sequence[Prediction], use_case: UseCase) -> Choice | None:
     return Choice(best, _why(best, max(others, key=use_case.merit, default=None), points, use_case), True)
 
 
-def _missed(point: Prediction, use_case: UseCase) -> str:
+def _missed(point: Prediction, use_case: UseCase) -> tuple[str, str]:
     short = []
     if point.ttft > use_case.ttft:
         short.append(f"TTFT {point.ttft * 1e3:,.0f} ms, wanted {use_case.ttft * 1e3:,.0f}")
@@ -191,18 +197,18 @@ def _missed(point: Prediction, use_case: UseCase) -> str:
         short.append(f"{point.tokens_s_user:.1f} tok/s a user, wanted {use_case.user_tokens_s:.0f}")
     if point.e2e > use_case.e2e:
         short.append(f"a request {point.e2e:.1f} s, wanted {use_case.e2e:.1f}")
-    return f"no layout meets {use_case.name}; {point.sharding} comes nearest: {' and '.join(short)} ({_limit(point)})"
+    return f"no layout meets {use_case.name}", f"{point.sharding} comes nearest: {' and '.join(short)} ({_limit(point)})"
 
 
-def _why(best: Prediction, second: Prediction | None, points: Sequence[Prediction], use_case: UseCase) -> str:
-    what = f"{best.tokens_s_gpu:,.0f} tok/s/GPU at {best.tokens_s_user:.0f} tok/s a user; {_limit(best)}"
+def _why(best: Prediction, second: Prediction | None, points: Sequence[Prediction], use_case: UseCase) -> tuple[str, str]:
+    limit = _limit(best)
     if second is None:
-        return f"{what}; no other layout meets {use_case.name}"
+        return limit, f"no other layout meets {use_case.name}"
     loss = 1 - use_case.merit(second) / use_case.merit(best)
     unbound = max((p for p in points if p.sharding != best.sharding), key=use_case.merit)
     if use_case.merit(unbound) > use_case.merit(best):
-        return f"{what}; {unbound.sharding} would yield more but misses {use_case.name}'s limits"
-    return f"{what}; {second.sharding} gives {loss:.0%} less ({_limit(second)})"
+        return limit, f"{unbound.sharding} would yield more but misses {use_case.name}'s limits"
+    return limit, f"{second.sharding} gives {loss:.0%} less ({_limit(second)})"
 
 
 def _limit(point: Prediction) -> str:

@@ -6,7 +6,6 @@ import json
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from runtime.interrupt import leave_in_order
+from runtime.live_line import LiveLine
 from runtime.run_dir import RunDir
 from runtime.stress.asked import Asked, asked
 from runtime.stress.client import Target, TargetFailed
@@ -27,7 +27,6 @@ from runtime.stress.tape import Site
 from runtime.stress.values import BadPlan, refuse
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-LINE_EVERY_S = 5.0  # where the line cannot be written over
 INTERRUPTED, FAILED = 130, 1
 
 __all__ = ["BadPlan", "TargetFailed", "stress"]
@@ -99,13 +98,12 @@ def _stopped_by_signals() -> Iterator[threading.Event]:
 
 
 class _Teller:
-    """One line that lives on stderr, written over on a terminal, elsewhere a new one now and then; rows as steps end, on stdout
-    unless that is for JSON."""
+    """A live line of how it goes; rows as steps end, on stdout unless that is for JSON."""
 
     def __init__(self, wanted: Asked, as_json: bool) -> None:
         self._rows = sys.stderr if as_json else sys.stdout
         self._wanted = wanted
-        self._said = time.monotonic()
+        self._line = LiveLine()
 
     def __enter__(self) -> _Teller:
         if self._wanted.steps is not None and not self._wanted.sweep:
@@ -113,14 +111,14 @@ class _Teller:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._wipe()
+        self._line.wipe()
 
     def hear(self, news: News) -> None:
         match news:
             case Progress():
-                self._live(progress_line(news))
+                self._line.show(progress_line(news))
             case Said():
-                self._live(news.words)
+                self._line.show(news.words)
             case Recording():
                 if not news.path:
                     self._print(f"not recorded: {news.why}", sys.stderr)
@@ -134,17 +132,5 @@ class _Teller:
                     self._print(row, sys.stderr)
 
     def _print(self, words: str, file: Any) -> None:
-        self._wipe()
+        self._line.wipe()
         print(words, file=file, flush=True)
-
-    def _live(self, words: str) -> None:
-        if sys.stderr.isatty():
-            print(f"\r\x1b[K{words}", end="", file=sys.stderr, flush=True)
-        elif time.monotonic() - self._said >= LINE_EVERY_S:
-            self._said = time.monotonic()
-            print(words, file=sys.stderr, flush=True)
-
-    @staticmethod
-    def _wipe() -> None:
-        if sys.stderr.isatty():
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -12,7 +12,7 @@ from fake_frontend import wait_until
 def send(server, path="/v1/completions", **fields):
     """An open socket with a request on it."""
     body = json.dumps({"model": "fox", "prompt": "a", "max_tokens": 100, "inputs": "a"} | fields).encode()
-    sock = socket.create_connection(("127.0.0.1", int(server.url.rsplit(":", 1)[1])))
+    sock = socket.create_connection(("127.0.0.1", int(server.url.rsplit(":", 1)[1])), timeout=30)
     sock.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
     return sock
 

@@ -22,7 +22,7 @@ def gpus(count, gib, free=None):
 
 def here(hardware):
     """What a judge is given."""
-    machine = Machine(gpus=len(hardware.gpus), cpus=(0, 1), cores=(0, 1), quota=None, architecture="x86_64")
+    machine = Machine(len(hardware.gpus), cpus=(0, 1), cores=(0, 1), quota=None, architecture="x86_64", memory=hardware.memory)
     return machine, hardware
 
 

@@ -10,7 +10,6 @@ from tui.view.line import Line, Span, blank, fit, line
 MARK = "▸"  # of the row that keys go to
 _GAP = 2
 _GAP_TEXT = " " * _GAP
-_SEVERAL = ("", "", "several spans")
 
 T = TypeVar("T")
 
@@ -43,7 +42,7 @@ def titles(columns: Sequence[Column[T]], sort: str) -> Line:
     spans: list[Span] = [Span(" ")]
     for column in columns:
         role = "accent" if column.sort and column.sort == sort else "dim"
-        spans += _cell(line(column.title, role), column)
+        spans += (*fit(line(column.title, role), column.width, column.align), blank(_GAP))
     return tuple(spans)
 
 
@@ -53,11 +52,11 @@ def row(columns: Sequence[Column[T]], item: T, marked: bool = False) -> Line:
     words, role = MARK if marked else " ", "accent"
     for _, _, width, _, draw, align, _ in columns:
         content = draw(item, width)
-        text, of, action = content[0] if len(content) == 1 else _SEVERAL
-        if action:
+        if len(content) != 1 or content[0].action:
             spans += (Span(words, role), *fit(content, width, align))
             words, role = _GAP_TEXT, ""
             continue
+        text, of, _ = content[0]
         cell = (text[:width].rjust(width) if align == ">" else text[:width].ljust(width)) + _GAP_TEXT
         if of != role:
             spans.append(Span(words, role))
@@ -65,11 +64,6 @@ def row(columns: Sequence[Column[T]], item: T, marked: bool = False) -> Line:
         else:
             words += cell
     return (*spans, Span(words, role))
-
-
-def _cell(content: Line, column: Column[T]) -> Line:
-    """With the gap after it."""
-    return (*fit(content, column.width, column.align), blank(_GAP))
 
 
 def total(columns: Sequence[Column[T]]) -> int:

@@ -109,12 +109,11 @@ def _changes(planned: Planned, columns: int) -> list[Line]:
 
 
 def _chosen(name: str, choice: Choice | None, columns: int) -> Line:
-    """Its figures, and as many whole clauses of its reason as there is room for."""
+    """Its figures, and as many whole clauses of why as there is room for."""
     if choice is None:
         return (Span(name), Span(" nothing fits", "dim"))
     point = choice.point
     mark = Span("✓ ", "good") if choice.met else Span("! ", "warn")
     figures = f"{point.sharding!s:<9} {short(point.tokens_s_gpu):>6}/GPU {point.tokens_s_user:>6.1f}/user"
-    why = clean(choice.reason).split("; ")[1 if choice.met else 0 :]  # the reason to take it begins with the figures
     first = Part(0, (Span(name), mark, Span(figures, "bold")))
-    return keep([first, *(Part(i, line(each, "dim")) for i, each in enumerate(why, 1))], columns)
+    return keep([first, *(Part(i, line(clean(each), "dim")) for i, each in enumerate(choice.why, 1))], columns)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from cli.progress import LINE_EVERY_S, ProgressLines
 from runtime.control import Progress
+from runtime.live_line import AGAIN_S
+from runtime.progress_lines import ProgressLines
 
 
 def test_in_a_log_a_phase_is_a_line_and_a_long_one_another_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
@@ -13,7 +14,7 @@ def test_in_a_log_a_phase_is_a_line_and_a_long_one_another_now_and_then(capsys: 
     with ProgressLines(lambda: now) as lines:
         for percent in range(101):
             lines.show(Progress("STARTING", 1, "loading", percent / 100))
-            now += LINE_EVERY_S / 40
+            now += AGAIN_S / 40
         lines.show(Progress("STARTING", 1, "warm-up", None))
     assert capsys.readouterr().err.splitlines() == [
         "starting, generation 1: loading 0 %",
