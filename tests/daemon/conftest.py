@@ -3,9 +3,11 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from fake_model import MACHINE, SHAPE
+from served import Served
 
 from runtime.daemon.launcher import Endpoints, RankGroup
 from runtime.rank.nursery import Zygote
@@ -54,3 +56,16 @@ def run_dir() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="shardscope-test-"))
     yield path
     shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Served]:
+    with TemporaryDirectory(prefix="shardscope-test-") as path:
+        served = Served(Path(path))
+        yield served
+        served.close()
+
+
+@pytest.fixture(scope="module")
+def model(make_checkpoint: Callable[..., Path]) -> Path:
+    return make_checkpoint("llama")

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -21,28 +20,18 @@ from runtime.daemon.restarts import Restarts
 from runtime.run_dir import RunDir, RunDirError
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory) -> Iterator[Served]:
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="shardscope-test-") as path:
-        daemon = Served(Path(path))
-        yield daemon
-        daemon.close()
-
-
 def shardscope(*arguments: str, run_dir: Path) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "shardscope", *arguments, "--run-dir", str(run_dir)]
     return subprocess.run(command, capture_output=True, text=True, timeout=30)
 
 
-def test_random_bytes_do_not_hurt(served: Served) -> None:
+def test_random_bytes_do_not_hurt(daemon: Served) -> None:
     chance = random.Random(7)
     valid = msgspec.msgpack.encode(Request("x", Status()))
     context = zmq.Context()
     with context, context.socket(zmq.DEALER) as peer:
         peer.linger = 0
-        peer.connect(served.process.run_dir.control)
+        peer.connect(daemon.process.run_dir.control)
         for _ in range(300):
             kind = chance.randrange(4)
             if kind == 0:
@@ -57,7 +46,7 @@ def test_random_bytes_do_not_hurt(served: Served) -> None:
                 peer.send(b"\x91" * chance.randrange(1, 20_000))  # lists in lists
         peer.send(b"\xdc" + bytes(2 * MAX_REQUEST))
     began = time.monotonic()
-    assert served.status()["daemon"]["pid"] == served.process.pid
+    assert daemon.status()["daemon"]["pid"] == daemon.process.pid
     assert time.monotonic() - began < 1
 
 
@@ -69,20 +58,20 @@ def test_random_bytes_do_not_hurt(served: Served) -> None:
         ({"id": 1, "command": {"type": "status"}}, "Expected `str`"),
     ],
 )
-def test_what_is_not_understood_is_told(served: Served, message, words) -> None:
+def test_what_is_not_understood_is_told(daemon: Served, message, words) -> None:
     context = zmq.Context()
     with context, context.socket(zmq.DEALER) as peer:
         peer.linger = 0
-        peer.connect(served.process.run_dir.control)
+        peer.connect(daemon.process.run_dir.control)
         peer.send(msgspec.msgpack.encode(message))
         assert peer.poll(2000)
         assert words in msgspec.msgpack.decode(peer.recv())["body"]["error"]
 
 
-def test_a_second_daemon_is_told_who_the_first_is(served: Served) -> None:
-    with pytest.raises(StartFailed, match=f"pid {served.process.pid}"):
-        DaemonProcess(served.process.run_dir.path, "127.0.0.1:0")
-    assert served.status()
+def test_a_second_daemon_is_told_who_the_first_is(daemon: Served) -> None:
+    with pytest.raises(StartFailed, match=f"pid {daemon.process.pid}"):
+        DaemonProcess(daemon.process.run_dir.path, "127.0.0.1:0")
+    assert daemon.status()
 
 
 def test_a_taken_port_is_named(run_dir: Path) -> None:
@@ -121,8 +110,8 @@ def test_the_directory_is_its_owners_alone(run_dir: Path) -> None:
     assert not place.occupied
 
 
-def test_commands_and_their_exit_codes(served: Served) -> None:
-    run_dir = served.process.run_dir.path
+def test_commands_and_their_exit_codes(daemon: Served) -> None:
+    run_dir = daemon.process.run_dir.path
     said = shardscope("status", "--json", run_dir=run_dir)
     assert said.returncode == 0
     assert json.loads(said.stdout)["deployments"] == []
@@ -150,8 +139,8 @@ assert not heavy, heavy
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
-def test_the_daemon_never_imports_torch(served: Served) -> None:
-    maps = Path(f"/proc/{served.process.pid}/maps").read_text()
+def test_the_daemon_never_imports_torch(daemon: Served) -> None:
+    maps = Path(f"/proc/{daemon.process.pid}/maps").read_text()
     assert "libtorch" not in maps
     code = "import sys, runtime.daemon.daemon, runtime.client; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -10,10 +10,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 from served import Served, until
@@ -35,19 +34,6 @@ from terminal import shown
 PATIENCE_S = 60.0
 LIMITS = {"dtype": "float32", "max_model_len": 512, "max_num_seqs": STREAMS}
 NAMES = {"/": "slash", "-": "minus", "_": "underscore", ".": "full_stop"}
-
-
-@pytest.fixture(scope="module")
-def model(make_checkpoint: Callable[..., Path]) -> Path:
-    return make_checkpoint("llama")
-
-
-@pytest.fixture(scope="module")
-def daemon() -> Iterator[Served]:
-    with TemporaryDirectory(prefix="shardscope-test-") as path:
-        served = Served(Path(path))
-        yield served
-        served.close()
 
 
 @pytest.fixture

@@ -6,10 +6,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import httpx
 import psutil
@@ -20,19 +19,6 @@ from runtime.client import DaemonError
 
 STREAM = 900  # tokens: a second or more of the tiny model
 DRAINED = 200
-
-
-@pytest.fixture(scope="module")
-def model(make_checkpoint: Callable[..., Path]) -> Path:
-    return make_checkpoint("llama")
-
-
-@pytest.fixture(scope="module")
-def daemon() -> Iterator[Served]:
-    with TemporaryDirectory(prefix="shardscope-test-") as path:
-        served = Served(Path(path))
-        yield served
-        served.close()
 
 
 @pytest.fixture

@@ -7,9 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 from served import Served, until
@@ -21,19 +19,6 @@ from runtime.rank.faults import Fault
 
 PHASES = ["drain", "stop", "load", "warm-up", "replay"]
 LIMITS = {"dtype": "float32", "max_model_len": 512, "max_num_seqs": STREAMS}
-
-
-@pytest.fixture(scope="module")
-def model(make_checkpoint: Callable[..., Path]) -> Path:
-    return make_checkpoint("llama")
-
-
-@pytest.fixture(scope="module")
-def daemon() -> Iterator[Served]:
-    with TemporaryDirectory(prefix="shardscope-test-") as path:
-        served = Served(Path(path))
-        yield served
-        served.close()
 
 
 @pytest.fixture

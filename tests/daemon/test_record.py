@@ -7,10 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import httpx
@@ -30,12 +29,9 @@ T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
-def served(make_checkpoint: Callable[..., Path]) -> Iterator[Served]:
-    with TemporaryDirectory(prefix="shardscope-test-") as path:
-        daemon = Served(Path(path))
-        daemon.deploy(make_checkpoint("llama"))
-        yield daemon
-        daemon.close()
+def served(daemon: Served, model: Path) -> Served:
+    daemon.deploy(model)
+    return daemon
 
 
 def started(served: Served, *arguments: str) -> subprocess.Popen[str]:

@@ -12,9 +12,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import httpx
 import pytest
@@ -30,12 +28,9 @@ CLOCK_MS = 2.0
 
 
 @pytest.fixture(scope="module")
-def served(make_checkpoint: Callable[..., Path]) -> Iterator[Served]:
-    with TemporaryDirectory(prefix="shardscope-test-") as path:
-        daemon = Served(Path(path))
-        daemon.deploy(make_checkpoint("llama"), max_num_seqs=8)
-        yield daemon
-        daemon.close()
+def served(daemon: Served, model: Path) -> Served:
+    daemon.deploy(model, max_num_seqs=8)
+    return daemon
 
 
 def shardscope(served: Served, *arguments: str) -> subprocess.Popen[str]:

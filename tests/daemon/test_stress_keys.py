@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 from served import Served
@@ -30,12 +29,9 @@ PATIENCE_S = 60.0
 
 
 @pytest.fixture(scope="module")
-def served(make_checkpoint: Callable[..., Path]) -> Iterator[Served]:
-    with TemporaryDirectory(prefix="shardscope-test-") as path:
-        daemon = Served(Path(path))
-        daemon.deploy(make_checkpoint("llama"), max_num_seqs=8)
-        yield daemon
-        daemon.close()
+def served(daemon: Served, model: Path) -> Served:
+    daemon.deploy(model, max_num_seqs=8)
+    return daemon
 
 
 @asynccontextmanager

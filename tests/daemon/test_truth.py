@@ -41,32 +41,24 @@ WINDOW_S = 10.0
 pytestmark = pytest.mark.timeout(300)
 
 
-@pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    with TemporaryDirectory(prefix="shardscope-test-") as path:
-        daemon = Served(Path(path))
-        yield daemon
-        daemon.close()
-
-
 @contextmanager
-def deployed(served: Served, path: Path, **layout: int) -> Iterator[None]:
-    served.deploy(path, **{"tp": 1, **layout, "dtype": "float32"})
+def deployed(daemon: Served, path: Path, **layout: int) -> Iterator[None]:
+    daemon.deploy(path, **{"tp": 1, **layout, "dtype": "float32"})
     try:
         yield
     finally:
-        served.client.stop("t", now=True)
+        daemon.client.stop("t", now=True)
 
 
 @contextmanager
-def recorded(served: Served) -> Iterator[list[Record]]:
+def recorded(daemon: Served) -> Iterator[list[Record]]:
     """What the deployment tells meanwhile; filled at the end."""
     records: list[Record] = []
     with TemporaryDirectory() as directory:
         path = Path(directory) / "told.mcap"
-        list(served.client.record("t", path, wait=False))
+        list(daemon.client.record("t", path, wait=False))
         yield records
-        served.client.stop_recording("t")
+        daemon.client.stop_recording("t")
         records += told(path)
 
 
@@ -77,13 +69,13 @@ def told(path: Path) -> Iterator[Record]:
                 yield from decode_envelope(entry.data).records
 
 
-def inject(served: Served, rank: int, fault: Fault, seconds: float) -> None:
+def inject(daemon: Served, rank: int, fault: Fault, seconds: float) -> None:
     """Onto the board that the ranks inherited."""
-    fds = Path(f"/proc/{pids(served)[rank]}/fd")
+    fds = Path(f"/proc/{pids(daemon)[rank]}/fd")
     found = next(fd for fd in fds.iterdir() if "shardscope-board" in os.readlink(fd))
     board = os.open(found, os.O_RDWR)
     try:
-        status = Board(board, len(pids(served))).ranks[rank]
+        status = Board(board, len(pids(daemon))).ranks[rank]
         status.fault_arg, status.fault = round(seconds * 1e6), fault
     finally:
         os.close(board)
@@ -94,8 +86,8 @@ def tokens_of(seen: DeploymentView) -> int:
     return sum(seen.experts.tokens[0]) if seen.experts and seen.experts.tokens else 0
 
 
-def view(served: Served) -> DeploymentView:
-    return next(each for each in served.client.snapshot().deployments if each.name == "t")
+def view(daemon: Served) -> DeploymentView:
+    return next(each for each in daemon.client.snapshot().deployments if each.name == "t")
 
 
 def steps_of(records: list[Record], rank: int) -> list[StepRecord]:
@@ -117,16 +109,16 @@ def finding(seen: DeploymentView, kind: str) -> Finding:
     return chosen
 
 
-def test_a_rank_that_is_slow_in_its_forward(served: Served, make_checkpoint: Callable[..., Path]) -> None:
-    with deployed(served, make_checkpoint("llama"), tp=2), recorded(served) as records, served.stream(400) as events:
+def test_a_rank_that_is_slow_in_its_forward(daemon: Served, make_checkpoint: Callable[..., Path]) -> None:
+    with deployed(daemon, make_checkpoint("llama"), tp=2), recorded(daemon) as records, daemon.stream(400) as events:
         for _ in range(20):
             next(events)
-        inject(served, 1, Fault.SLOW_FORWARD, SLOW_S)
+        inject(daemon, 1, Fault.SLOW_FORWARD, SLOW_S)
         slowed = time.perf_counter_ns()
         next(events)  # a step that was under way
         for _ in range(32):  # more than a window, and so many seconds that it is no chance who was last in each of them
             next(events)
-        seen = view(served)
+        seen = view(daemon)
     fast, slow = ([step for step in steps_of(records, rank) if step.start_ns > slowed] for rank in (0, 1))
     pairs = list(zip(fast, slow, strict=False))
     longer = median(b.compute_ns - a.compute_ns for a, b in pairs)
@@ -150,12 +142,12 @@ def test_a_rank_that_is_slow_in_its_forward(served: Served, make_checkpoint: Cal
     assert blamed.share_pct == about(share)
 
 
-def test_one_collective_that_a_rank_comes_late_to(served: Served, make_checkpoint: Callable[..., Path]) -> None:
-    with deployed(served, make_checkpoint("llama"), tp=2), recorded(served) as records:
-        served.complete(4)
-        inject(served, 1, Fault.LATE, LATE_S)
-        served.complete(4)
-        snapshot = served.client.snapshot()
+def test_one_collective_that_a_rank_comes_late_to(daemon: Served, make_checkpoint: Callable[..., Path]) -> None:
+    with deployed(daemon, make_checkpoint("llama"), tp=2), recorded(daemon) as records:
+        daemon.complete(4)
+        inject(daemon, 1, Fault.LATE, LATE_S)
+        daemon.complete(4)
+        snapshot = daemon.client.snapshot()
     seen, since_ns = snapshot.deployments[0], snapshot.time_ns - round(WINDOW_S * 1e9)
     long = [
         (record.rank, record.op, bounds, count)
@@ -176,22 +168,22 @@ def test_one_collective_that_a_rank_comes_late_to(served: Served, make_checkpoin
     assert (late[1] - late[0]) / 1e3 * joined == about(LATE_S)
 
 
-def test_a_stage_that_is_stopped(served: Served, make_checkpoint: Callable[..., Path]) -> None:
-    with deployed(served, make_checkpoint("llama"), pp=2), recorded(served) as records, served.stream(400) as events:
-        victim = pids(served)[0]
+def test_a_stage_that_is_stopped(daemon: Served, make_checkpoint: Callable[..., Path]) -> None:
+    with deployed(daemon, make_checkpoint("llama"), pp=2), recorded(daemon) as records, daemon.stream(400) as events:
+        victim = pids(daemon)[0]
         for _ in range(20):
             next(events)
         stopped = time.monotonic()
         os.kill(victim, signal.SIGSTOP)
         time.sleep(STOPPED_S - 0.5)
-        snapshot = served.client.snapshot()
+        snapshot = daemon.client.snapshot()
         during, looked = snapshot.deployments[0], snapshot.time_ns / 1e9
         time.sleep(max(0.0, stopped + STOPPED_S - time.monotonic()))
         os.kill(victim, signal.SIGCONT)
         length = time.monotonic() - stopped
         for _ in range(20):
             next(events)
-        seen = view(served)
+        seen = view(daemon)
     [named] = diagnose(during, WINDOW_S)
     assert (named.kind, named.severity, named.ranks) == ("suspended", "error", (0,))
     assert named.headline.startswith("rank 0 (stage 0) is stopped by a signal for ")
@@ -216,18 +208,18 @@ def test_a_stage_that_is_stopped(served: Served, make_checkpoint: Callable[..., 
     assert (seen.ranks[0].state, seen.ranks[1].suspended_s) == ("READY", 0.0)
 
 
-def test_a_router_that_prefers_some_experts(served: Served, tmp_path: Path) -> None:
+def test_a_router_that_prefers_some_experts(daemon: Served, tmp_path: Path) -> None:
     if not (tmp_path / "model").exists():
         skewed(tmp_path / "model")
-    with deployed(served, tmp_path / "model", ep=2), recorded(served) as records, served.stream(400) as events:
+    with deployed(daemon, tmp_path / "model", ep=2), recorded(daemon) as records, daemon.stream(400) as events:
         for seed in range(4):  # prompts bring many tokens in a step
             prompt = torch.randint(10, 500, (300,), generator=torch.Generator().manual_seed(seed)).tolist()
             body = {"model": "t", "prompt": prompt, "max_tokens": 1}
-            assert httpx.post(served.address + "/v1/completions", json=body, timeout=60).status_code == 200
-        seen = view(served)
+            assert httpx.post(daemon.address + "/v1/completions", json=body, timeout=60).status_code == 200
+        seen = view(daemon)
         while tokens_of(seen) < 1000:  # ranks tell of them once a second
             next(events)
-            seen = view(served)
+            seen = view(daemon)
     assert seen.experts is not None
     for tokens in seen.experts.tokens:
         assert sum(tokens[:2]) / sum(tokens) == about(1.0)
