@@ -33,6 +33,7 @@ class Gpu:
     measured: Mapping[str, Any] = field(default_factory=dict, hash=False)  # its own, as parameters.json has them by device
     shared: bool = False  # its ranks share cores and memory
     machine: Machine | None = field(default=None, hash=False)  # what was measured of ranks here
+    bfloat16: bool = True  # its "bf16" rate is fp16's alone where not
 
 
 @dataclass(frozen=True)
@@ -55,15 +56,18 @@ def find_gpu(name: str, file: Path | None = None) -> Gpu:
     """A GPU of the catalogue or of one's own file (same fields as data/gpus.json). Raises PlanError naming the nearest."""
     catalogue = dict(load("gpus"))
     if file is not None:
-        catalogue |= _read_file(file)
-    entry = find(name, {key: _aliases(value) for key, value in catalogue.items()}, "gpu")
+        catalogue |= read_gpu_file(file)
+    hint = "local is this machine's; another is described with --gpu-file"
+    product = catalogued(name, catalogue) if _MAKERS & _words(name) else None
+    entry = product or find(name, {key: _aliases(value) for key, value in catalogue.items()}, "gpu", hint)
     found = read_gpu(entry, catalogue[entry])
     if not found.flops:
         raise PlanError(f"gpu '{entry}' has no tflops above 0: it needs {{'bf16': ...}} or {{'fp32': ...}}")
     return found
 
 
-def _read_file(file: Path) -> dict[str, Any]:
+def read_gpu_file(file: Path) -> dict[str, Any]:
+    """Fields of each of one's own GPUs, by name in small letters. Raises PlanError."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -105,6 +109,7 @@ def read_gpu(name: str, fields: Mapping[str, Any]) -> Gpu:
             measured_as=str(fields.get("measured_as") or ""),
             measured=_measured(fields.get("measured") or {}),
             shared=bool(fields.get("shared", False)),
+            bfloat16=bool(fields.get("bfloat16", True)),
         )
     except KeyError as error:
         needed = "memory_gib, bandwidth_gb_s and tflops ({'bf16': ...})"
@@ -130,12 +135,27 @@ def _measured(tables: Mapping[str, Any]) -> dict[str, Any]:
     return dict(tables)
 
 
-def catalogued(product: str) -> str | None:
-    """The entry for a product name as NVML prints it ("NVIDIA H100 80GB HBM3"); None when no entry's words are all in it."""
-    words = set(product.lower().replace("-", " ").split())
-    spelled = {key: key.replace("-", " ").split() for key in named_gpus()}
-    whole = [key for key, parts in spelled.items() if words >= set(parts)]
-    return max(whole, key=lambda key: len(spelled[key]), default=None)
+_MAKERS = frozenset({"nvidia", "tesla", "geforce", "quadro"})
+_OTHERS = frozenset({"laptop", "mobile", "max", "ti", "super", "d", "mig"})  # another device, or a part of one, of the same name
+
+
+def catalogued(product: str, catalogue: Mapping[str, Any] | None = None) -> str | None:
+    """The entry for a product name as NVML prints it ("NVIDIA H100 80GB HBM3"); None when no entry's words are all in it.
+
+    A laptop's device and a MIG slice only share a name with an entry.
+    """
+    words, best = _words(product), 0
+    found = None
+    for key, value in (load("gpus") if catalogue is None else catalogue).items():
+        for spelling in (key, *_aliases(value)):
+            parts = _words(spelling)
+            if words >= parts and not (_OTHERS & words) - parts and len(parts) > best:
+                found, best = key, len(parts)
+    return found
+
+
+def _words(product: str) -> frozenset[str]:
+    return frozenset(product.lower().replace("-", " ").split())
 
 
 def on_nodes(gpu: Gpu, gpus: int, nodes: int) -> Gpu:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from runtime.planner.calibration import Calibration, load
-from runtime.planner.hardware import GIB, Gpu, catalogued, find_gpu, named_gpus, read_gpu
+from runtime.planner.hardware import GIB, Gpu, catalogued, find_gpu, named_gpus, read_gpu, read_gpu_file
 from runtime.planner.machine import Crowd, Machine, Part
 from runtime.planner.names import PlanError
+from runtime.planner.names import load as catalogue
 from runtime.planner.parameters import scalar
 from telemetry.cgroup import Cgroup
 
@@ -30,12 +33,12 @@ def calibration_path(device: str) -> Path:
 def find_device(name: str, file: Path | None = None, given: Calibration | None = None) -> tuple[Gpu, Calibration]:
     """A device by `--gpu`, and what is known of it. Raises PlanError.
 
-    "local": this machine's GPU, or its CPU where there is none; "cpu": its CPU. `given`: a calibration to use instead of the
-    one in the user's data directory.
+    "local": this machine's GPU, or its CPU where there is none; "cpu": its CPU. `file`: one's own GPUs, which local may be one of.
+    `given`: a calibration to use instead of the one in the user's data directory.
     """
     word = name.strip().lower()
     here = word in NAMES
-    wanted = (local_gpu() or CPU) if word == "local" else word
+    wanted = ((local_gpu() if file is None else local_gpu(read_gpu_file(file))) or CPU) if word == "local" else word
     if given is None and here and calibration_path(wanted).is_file():
         given = load(calibration_path(wanted))
     if here and given is not None and given.device is not None and given.gpu == wanted:
@@ -50,20 +53,33 @@ def _with_memory_left(cpu: Gpu) -> Gpu:
     return replace(cpu, memory=float(Cgroup().memory_available()))
 
 
-def local_gpu() -> str | None:
-    """The catalogue's word for this machine's first GPU; None when there is none. Raises PlanError when it has no such word."""
+def local_gpu(own: Mapping[str, Any] | None = None) -> str | None:
+    """The catalogue's word for this machine's first GPU; None when there is none. `own`: entries besides the catalogue's.
+
+    Raises PlanError when nothing is known of it.
+    """
+    products = local_products()
+    if not products:
+        return None
+    found = catalogued(products[0], {**catalogue("gpus"), **(own or {})})
+    if found is None:
+        raise PlanError(
+            f"this machine's GPU '{products[0]}' is not in the catalogue: take one near to it with --gpu NAME, or describe it in a "
+            f"--gpu-file under words of its name ({', '.join((own or {}).keys()) or 'fields as in the catalogue'})"
+        )
+    return found
+
+
+def local_products() -> list[str]:
+    """This machine's GPUs by index, as NVML prints their products."""
     import pynvml
 
     try:
         pynvml.nvmlInit()
-        name = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0))
+        found = [pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(pynvml.nvmlDeviceGetCount())]
     except pynvml.NVMLError:
-        return None
-    product = name if isinstance(name, str) else name.decode()
-    found = catalogued(product)
-    if found is None:
-        raise PlanError(f"this machine's GPU '{product}' is not in the catalogue; describe it with --gpu-file")
-    return found
+        return []
+    return [name if isinstance(name, str) else name.decode() for name in found]
 
 
 def nominal_cpu() -> Gpu:

@@ -11,7 +11,7 @@ from typing import Any
 
 from runtime.planner.cost import Setup
 from runtime.planner.hardware import Cluster, find_gpu
-from runtime.planner.memory import precision
+from runtime.planner.memory import cache_format, precision
 from runtime.planner.models import find_model
 from runtime.planner.names import PlanError, load
 from runtime.planner.parameters import Scale, find_engine
@@ -89,7 +89,7 @@ def read_row(row: Mapping[str, str], line: int) -> Measurement:
     # of a format with several variants, a row means the one that the model is published in
     native = row["precision"] == {"fp8-block": "fp8", "mxfp4": "fp4"}.get(model.stored_as)
     weights = protocol.get("precision") or (model.stored_as if native else row["precision"])
-    form = precision(model, weights, _cache(engine.kv, weights))
+    form = precision(model, weights, cache_format(engine.kv, weights))
     setup = Setup(model, sharding, Cluster(gpu, gpus), form, engine)
     family = re.split(r" [(\[]", source)[0]
     group = f"{family} {'MoE' if model.experts else 'dense'}"
@@ -137,11 +137,6 @@ def _engine(source: str) -> str:
     named = {"sglang": "sglang", "vllm": "vllm", "shardscope": "shardscope", "trt": "trtllm", "tensorrt": "trtllm"}
     named |= {"mlperf": "trtllm", "nvidia": "trtllm"}
     return next((engine for word, engine in named.items() if word in low), "vllm")
-
-
-def _cache(kv: str, weights: str) -> str:
-    """TensorRT-LLM's fp8 recipes quantise the cache too; 16-bit weights keep a 16-bit cache everywhere."""
-    return "same" if kv == "same" or weights in ("fp16", "bf16") else kv
 
 
 def _sharding(row: Mapping[str, str], gpus: int, protocol: Mapping[str, Any]) -> Sharding:

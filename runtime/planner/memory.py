@@ -36,6 +36,12 @@ def precision(model: Model, weights: str, kv: str) -> Precision:
     return Precision(form, attention, find_format(cache), plain)
 
 
+def cache_format(kv: str, weights: str) -> str:
+    """The `kv` that an engine chooses by itself: TensorRT-LLM's fp8 recipes quantise the cache too; 16-bit weights keep a 16-bit
+    cache everywhere."""
+    return "same" if kv != "plain" and find_format(weights).bytes >= 2 else kv
+
+
 @dataclass(frozen=True)
 class Memory:
     """Bytes of the fullest rank, by part; `kv` is what is left for the cache."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,8 +117,18 @@ class Model:
         return windowed * min(context, self.window) + (1 - windowed) * context
 
 
+# a quantised checkpoint's name ends with its format
+_PUBLISHED_AS = {"-nvfp4": "nvfp4", "-fp4": "nvfp4", "-fp8": "fp8", "-awq": "int4", "-int4": "int4", "-gptq": "int4"}
+
+
 def named_models() -> list[str]:
     return list(load("models"))
+
+
+def public_repository(name: str) -> str:
+    """Where a named model's checkpoint is published on Hugging Face, "owner/name"; empty: nowhere."""
+    _, host, rest = str(load("models")[name]["source"]).partition("https://huggingface.co/")
+    return rest.partition("/blob/")[0] if host else ""
 
 
 def find_model(name: str) -> Model:
@@ -135,8 +145,12 @@ def find_model(name: str) -> Model:
     if name.startswith(("/", "./", "../", "~")) or path.is_dir():
         raise PlanError(f"{name} is no checkpoint: it has no config.json (a named model is spelled as llama-3.1-8b)")
     catalogue = load("models")
-    entry = find(name, {key: value["aliases"] for key, value in catalogue.items()}, "model")
-    return read_model(entry, catalogue[entry]["config"])
+    entry = find(
+        name, {key: value["aliases"] for key, value in catalogue.items()}, "model", "a checkpoint's directory will do too"
+    )
+    found = read_model(entry, catalogue[entry]["config"])
+    stored = next((form for ending, form in _PUBLISHED_AS.items() if name.lower().endswith(ending)), found.stored_as)
+    return found if stored == found.stored_as else replace(found, stored_as=stored)
 
 
 def read_model(name: str, config: Mapping[str, Any]) -> Model:

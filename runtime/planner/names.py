@@ -20,22 +20,26 @@ def load(name: str) -> dict[str, Any]:
     return dict(json.loads((files("runtime.planner") / "data" / f"{name}.json").read_text(encoding="utf-8")))
 
 
-def find(name: str, catalogue: Mapping[str, Iterable[str]], kind: str) -> str:
-    """The entry whose name or alias is `name`, whatever its case, '_' for '-' allowed. Raises PlanError naming near ones."""
+def find(name: str, catalogue: Mapping[str, Iterable[str]], kind: str, hint: str = "") -> str:
+    """The entry whose name or alias is `name`, whatever its case, '_' and ' ' for '-' allowed. Raises PlanError naming near ones.
+
+    `hint`: what else would do, said with the error.
+    """
     spellings = {spelling: entry for entry, aliases in catalogue.items() for spelling in (entry, *aliases)}
-    wanted = name.strip().lower().replace("_", "-").rpartition("/")[2] if name.count("/") == 1 else name.lower()
+    wanted = name.strip().lower().replace("_", "-").replace(" ", "-")
+    wanted = wanted.rpartition("/")[2] if name.count("/") == 1 else wanted
     for candidate in (name.strip().lower(), wanted, wanted.removeprefix("meta-")):
         if candidate in spellings:
             return spellings[candidate]
     # instruction-tuned variants have their base's shape
-    for ending in ("-instruct", "-chat", "-it", "-hf", "-base", "-fp8", "-fp4", "-nvfp4", "-v0.1"):
+    for ending in ("-instruct", "-chat", "-it", "-hf", "-base", "-nvfp4", "-fp8", "-fp4", "-awq", "-gptq", "-int4", "-v0.1"):
         if ending in wanted and wanted.replace(ending, "") != wanted:
             try:
-                return find(wanted.replace(ending, ""), catalogue, kind)
+                return find(wanted.replace(ending, ""), catalogue, kind, hint)
             except PlanError:
                 break
     close = difflib.get_close_matches(name.lower(), spellings, 4, cutoff=0.5)
-    raise PlanError(f"{kind} '{name}' is not known; {nearest(name, close or catalogue)}")
+    raise PlanError(f"{kind} '{name}' is not known; {nearest(name, close or catalogue)}" + (f" ({hint})" if hint else ""))
 
 
 def nearest(name: str, known: Iterable[str], count: int = 4) -> str:

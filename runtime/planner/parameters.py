@@ -97,8 +97,8 @@ def find_format(name: str) -> Format:
 @cache
 def find_engine(name: str) -> Engine:
     engines = load("parameters")["engines"]
-    entry = find(name, dict.fromkeys(engines, ()), "engine")
-    given = {key: value for key, value in engines[entry].items() if key != "source"}
+    entry = find(name, {engine: given.get("aliases", ()) for engine, given in engines.items()}, "engine")
+    given = {key: value for key, value in engines[entry].items() if key not in ("source", "aliases")}
     return Engine(entry, **given)
 
 

@@ -1,7 +1,8 @@
-"""A plan in words and as one object; a validation likewise. Plain text: no colour, no terminal needed."""
+"""A plan in words and as one object; a validation likewise. Plain text: no colour, and no terminal needed."""
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,6 +11,8 @@ from typing import Any
 
 from runtime.planner.calibration import Calibration
 from runtime.planner.hardware import GIB
+from runtime.planner.launch import unserved
+from runtime.planner.parameters import find_format
 from runtime.planner.scatter import scatter
 from runtime.planner.search import Choice, Entry, Plan, UseCase, by_use_case, what_if
 from runtime.planner.serving import Prediction, amdahl
@@ -37,31 +40,89 @@ _COLUMNS = (
 _UNITS = ("", "", "GiB", "GiB", "", "ms", "ms", "ms", "", "", "", "KB", "", "")
 
 
-def plan_lines(plan: Plan) -> list[str]:
-    """The table, the plot, the choice, what would change it, and the layouts that cannot be, with their reasons."""
+_FIRST_LEFT_OUT = ("comm/tok", "kv", "weights", "e2e/tok", "bubble", "tok/s", "fit", "limit", "batch", "/GPU", "/user", "ttft")
+_LEGEND = (
+    "tpot: (E2E - TTFT) / (OSL - 1), /user its inverse; e2e/tok: E2E / OSL; comm/tok: sent by a GPU for a token; "
+    "limit: most of a decode step, or prompts: most of a TPOT"
+)
+
+
+def plan_lines(plan: Plan, columns: int | None = None) -> list[str]:
+    """The table, the plot, the choice, what would change it, and the layouts that cannot be, with their reasons.
+
+    `columns`: of the terminal; None: lines as long as they are.
+    """
     running = sorted((e for e in plan.entries if e.runs), key=lambda e: -_merit(plan.use_case, _best(plan.use_case, e)))
     lines = [_heading(plan), ""]
     if running:
-        lines += _table([_COLUMNS, _UNITS, *(_row(entry, _best(plan.use_case, entry)) for entry in running[:ROWS])])
+        rows = [_COLUMNS, _UNITS, *(_row(entry, _best(plan.use_case, entry)) for entry in running[:ROWS])]
+        lines += _fitting(rows, columns)
         if len(running) > ROWS:
-            lines.append(f"... and {len(running) - ROWS} more layouts (--json has them all)")
-        lines += ["", *_plot(plan)]
+            lines.append(f"... and {counted(len(running) - ROWS, 'more layout')} (--json has them all)")
+        lines += [_LEGEND, "", *_plot(plan, columns)]
     out = [entry for entry in plan.entries if not entry.runs]
     if out:
-        lines += ["", f"{len(out)} layouts are out:", *_reasons(out)]
+        lines += ["", f"{counted(len(out), 'layout')} {'is' if len(out) == 1 else 'are'} out:", *_reasons(out)]
     notes: dict[str, list[str]] = {}
     for entry in running[:ROWS]:
         for note in entry.warnings:
             notes.setdefault(note, []).append(str(entry.sharding))
-    if notes:
-        lines += ["", "worth knowing:", *(f"  {note}: {', '.join(names)}" for note, names in notes.items())]
+    said = [*_of_all(plan), *(f"{note}: {', '.join(names)}" for note, names in notes.items())]
+    if said:
+        lines += ["", "worth knowing:", *(f"  {note}" for note in said)]
     lines += _counts(plan)
     if plan.choice is not None:
-        lines += ["", f"take {plan.choice.point.sharding} at {plan.choice.point.batch:,.0f} requests: {plan.choice.reason}"]
-        lines += [_split(plan.choice.point)]
+        point = plan.choice.point
+        lines += ["", f"take {point.sharding} at {requests(point.batch)}: {plan.choice.reason}"]
+        lines += [_split(point)]
         lines += [_changed(plan, words, found.point if found else None) for words, found in what_if(plan)]
         lines += ["", "for other use cases:", *(f"  {words}" for words in _others(plan))]
-    return lines
+    return lines if columns is None else [part for each in lines for part in _wrapped(each, columns)]
+
+
+def counted(count: float, noun: str) -> str:
+    """`1 layout`, `2 layouts`."""
+    return f"{count:,.0f} {noun}{'' if count == 1 else 's'}"
+
+
+def requests(batch: float) -> str:
+    """In flight: few of them are a mean, as at a low rate."""
+    return counted(batch, "request") if batch >= 10 or batch == int(batch) else f"{max(batch, 0.01):.2g} requests"
+
+
+def _of_all(plan: Plan) -> list[str]:
+    """What is to be known of every layout."""
+    request, found = plan.request, []
+    form, gpu = find_format(request.weights), request.cluster.gpu
+    if request.engine == "shardscope" and (refused := unserved(request.source or request.model.name, form)):
+        found.append(f"{refused}; --engine vllm, sglang or trtllm plans for another")
+    if form.name == "bf16" and not gpu.bfloat16:
+        found.append(f"{gpu.name} has no bfloat16: take float16, which is as fast as is said here")
+    elif form.compute not in gpu.flops:
+        found.append(
+            f"{gpu.name} multiplies no {form.compute}: {form.name} weights are expanded as they are read, and save memory"
+        )
+    return found
+
+
+def _wrapped(text: str, columns: int) -> list[str]:
+    """Tables and plots fit already; sentences go on below, indented by two more."""
+    if len(text) <= columns or "|" in text[:12]:
+        return [text]
+    indent = " " * (len(text) - len(text.lstrip()) + 2)
+    return textwrap.wrap(text, max(16, columns), subsequent_indent=indent, break_on_hyphens=False) or [""]
+
+
+def _fitting(rows: Sequence[Sequence[str]], columns: int | None) -> list[str]:
+    """The table, without the columns that matter least where it would be too wide."""
+    kept = list(range(len(rows[0])))
+    table = _table(rows)
+    for name in _FIRST_LEFT_OUT:
+        if columns is None or max(map(len, table)) <= columns:
+            break
+        kept.remove(rows[0].index(name))
+        table = _table([[row[i] for i in kept] for row in rows])
+    return table
 
 
 def _heading(plan: Plan) -> str:
@@ -91,34 +152,36 @@ def _row(entry: Entry, point: Prediction) -> tuple[str, ...]:
         entry.verdict.word,
         f"{point.memory.weights / GIB:.1f}",
         f"{point.memory.kv / GIB:.1f}",
-        f"{point.batch:,.0f}",
-        f"{point.ttft * 1e3:,.0f}",
+        requests(point.batch).partition(" ")[0],
+        f"{point.ttft * 1e3:,.0f}" if isfinite(point.ttft) else "never",
         f"{point.tpot * 1e3:.1f}",
-        f"{point.tpot_e2e * 1e3:.1f}",
+        f"{point.tpot_e2e * 1e3:.1f}" if isfinite(point.tpot_e2e) else "never",
         f"{point.tokens_s:,.0f}",
         f"{point.tokens_s_gpu:,.0f}",
         f"{point.tokens_s_user:.1f}",
         f"{sum(point.bytes_per_token.values()) / 1e3:,.0f}",
         f"{point.bubble:.0%}" if point.bubble else "-",
-        f"{point.limit.replace('_', '-')} {getattr(point.step, point.limit) / point.step.total:.0%}",
+        "{} {:.0%}".format(*point.limiting),
     )
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    left = {0, 1, len(widths) - 1}
+    left = {i for i, name in enumerate(rows[0]) if name in ("layout", "fit", "limit", "group", "metric")}
     cells = (
         (f"{c:<{w}}" if i in left else f"{c:>{w}}" for i, (c, w) in enumerate(zip(row, widths, strict=True))) for row in rows
     )
     return ["  ".join(row).rstrip() for row in cells]
 
 
-def _plot(plan: Plan) -> list[str]:
+def _plot(plan: Plan, columns: int | None) -> list[str]:
     marks = [(p.tokens_s_user, p.tokens_s_gpu, ".") for entry in plan.entries for p in entry.points]
     marks += [(p.tokens_s_user, p.tokens_s_gpu, "o") for p in plan.front]
     if plan.choice is not None:
         marks.append((plan.choice.point.tokens_s_user, plan.choice.point.tokens_s_gpu, "@"))
-    return scatter(marks, "tok/s/user", "tok/s/GPU   o: nothing beats it in both   @: the choice")
+    gutter = len(f"{max((y for _, y, _ in marks), default=0):,.0f}") + 2
+    width = 72 if columns is None else max(16, min(72, columns - gutter))
+    return scatter(marks, "tok/s/user", "tok/s/GPU   o: nothing beats it in both   @: the choice", width)
 
 
 def _reasons(out: Sequence[Entry]) -> list[str]:
@@ -127,21 +190,24 @@ def _reasons(out: Sequence[Entry]) -> list[str]:
         return [
             f"  {e.sharding}: {e.verdict.reason}{f'; would fit: {e.verdict.change}' if e.verdict.change else ''}" for e in out
         ]
-    counted = Counter(entry.verdict.reason.partition(":")[0] if entry.broken else "too little memory" for entry in out)
-    return [f"  {count} x {reason}" for reason, count in counted.most_common(ROWS)]
+    alike = Counter(entry.verdict.reason.partition(":")[0] if entry.broken else "too little memory" for entry in out)
+    return [f"  {count} x {reason}" for reason, count in alike.most_common(ROWS)]
 
 
 def _split(point: Prediction) -> str:
-    """Where a step's time goes, and what more TP could gain."""
+    """What a TPOT is made of, where a step's time goes, and what more TP could gain."""
     parts = [f"{name.replace('_', '-')} {ms:.2f}" for name, ms in ((n, 1e3 * s) for n, s in point.step._asdict().items()) if ms]
     at, bound = amdahl(point)
     tp = f"; tp {point.sharding.tp} is {at:.1f} times as fast as 1, no tp more than {bound:.1f}" if isfinite(bound) else ""
-    return f"  a step of it, ms: {', '.join(parts)}{tp}"
+    step, tpot, prompts = point.step.total * 1e3, point.tpot * 1e3, point.prompts * 1e3
+    turns = f" + {tpot - prompts - step:.2f} for a turn of the slowest stage" if tpot - prompts - step > 0.005 * tpot else ""
+    made = f"{tpot:.2f} ms = a step's {step:.2f}{turns} + {prompts:.2f} for prompts that begin meanwhile"
+    return f"  a step of it, ms: {', '.join(parts)}; TPOT {made}{tp}"
 
 
 def _others(plan: Plan) -> list[str]:
     found = [(name, choice) for name, choice in by_use_case(plan).items() if name != plan.use_case.name and choice is not None]
-    return [f"{name}: {choice.point.sharding} at {choice.point.batch:,.0f} requests: {choice.reason}" for name, choice in found]
+    return [f"{name}: {choice.point.sharding} at {requests(choice.point.batch)}: {choice.reason}" for name, choice in found]
 
 
 def _counts(plan: Plan) -> list[str]:
@@ -154,6 +220,8 @@ def _counts(plan: Plan) -> list[str]:
 def _changed(plan: Plan, words: str, point: Prediction | None) -> str:
     if point is None or plan.choice is None:
         return f"  with {words}: nothing fits"
+    if point == plan.choice.point and words.endswith(("one more GPU", "one more rank")):
+        return f"  with {words}: the same; no layout of {plan.request.cluster.gpus + 1} does better, so one stays idle"
     change = point.tokens_s / plan.choice.point.tokens_s - 1
     same = " too" if point.sharding == plan.choice.point.sharding else ""
     return (
@@ -165,7 +233,8 @@ def plan_object(plan: Plan) -> dict[str, Any]:
     """JSON-ready: {request, layouts: [{layout, verdict, reason, memory, points}], front, choice, use_cases, what_if}.
 
     Times in ms, sizes in bytes, rates in tokens a second; `null` is without end or unknown. `band`: relative error to expect,
-    nine times of ten. `use_cases`: the choice for every preset.
+    nine times of ten. `use_cases`: the choice for every preset. `tpot_ms`: (E2E - TTFT) / (OSL - 1), of which `prompts_ms` are
+    for prompts that begin meanwhile; `tpot_e2e_ms`: E2E / OSL.
     """
     request, known = plan.request, plan.request.calibration
     band = known.band("tpot_ms")
@@ -235,6 +304,7 @@ def _point_object(point: Prediction, known: Calibration) -> dict[str, Any]:
         "tokens_s_user": point.tokens_s_user,
         "bubble": point.bubble,
         "limit": point.limit,
+        "prompts_ms": point.prompts * 1e3,
         "step_ms": {name: seconds * 1e3 for name, seconds in point.step._asdict().items()},
         "prompt_ms": {name: seconds * 1e3 for name, seconds in point.prompt._asdict().items()},
         "bytes_per_token": point.bytes_per_token,

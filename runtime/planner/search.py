@@ -35,6 +35,7 @@ class Request:
     kv: str = "same"
     engine: str = "shardscope"
     calibration: Calibration = field(default_factory=Calibration)
+    source: str = ""  # the model as it was asked for: a checkpoint's directory, a repository or a name
 
     def setup(self, sharding: Sharding) -> Setup:
         form = precision(self.model, self.weights, self.kv)
@@ -184,9 +185,15 @@ def choose(points: Sequence[Prediction], use_case: UseCase) -> Choice | None:
     if not within:
         nearest_point = min(points, key=use_case.distance)
         return Choice(nearest_point, _missed(nearest_point, use_case), False)
-    best = max(within, key=use_case.merit)
+    best = max(within, key=lambda point: _worth(point, use_case))
     others = [point for point in within if point.sharding != best.sharding]
-    return Choice(best, _why(best, max(others, key=use_case.merit, default=None), points, use_case), True)
+    second = max(others, key=lambda point: _worth(point, use_case), default=None)
+    return Choice(best, _why(best, second, points, use_case), True)
+
+
+def _worth(point: Prediction, use_case: UseCase) -> tuple[float, float]:
+    """Merit; between layouts that yield the same, as all that keep up with a rate do, what a user gets."""
+    return float(f"{use_case.merit(point):.6g}"), point.tokens_s_user
 
 
 def _missed(point: Prediction, use_case: UseCase) -> tuple[str, str]:
@@ -206,15 +213,15 @@ def _why(best: Prediction, second: Prediction | None, points: Sequence[Predictio
         return limit, f"no other layout meets {use_case.name}"
     loss = 1 - use_case.merit(second) / use_case.merit(best)
     unbound = max((p for p in points if p.sharding != best.sharding), key=use_case.merit)
-    if use_case.merit(unbound) > use_case.merit(best):
+    if use_case.merit(unbound) > (1 + 1e-6) * use_case.merit(best):
         return limit, f"{unbound.sharding} would yield more but misses {use_case.name}'s limits"
     return limit, f"{second.sharding} gives {loss:.0%} less ({_limit(second)})"
 
 
 def _limit(point: Prediction) -> str:
-    share = getattr(point.step, point.limit) / point.step.total
+    name, share = point.limiting
     bubble = f", bubble {point.bubble:.0%}" if point.bubble > 0.05 else ""
-    return f"{point.limit.replace('_', '-')} {share:.0%} of a step{bubble}"
+    return f"{name} {share:.0%} of {'TPOT' if name == 'prompts' else 'a step'}{bubble}"
 
 
 def by_use_case(plan: Plan) -> dict[str, Choice | None]:

@@ -44,6 +44,7 @@ class Prediction:
     waiting: float  # requests that wait for room in the cache
     step: Terms  # one decode step of a token, its prompts' share left out
     prompt: Terms  # one prompt's pass
+    prompts: float  # what the prompts that begin meanwhile add to a TPOT
     bubble: float  # share of time that a stage stands idle
     memory: Memory
 
@@ -68,6 +69,13 @@ class Prediction:
     def limit(self) -> str:
         """The term that limits a step."""
         return self.step.limit
+
+    @property
+    def limiting(self) -> tuple[str, float]:
+        """What limits the service, and its share: "prompts" of a TPOT where they take most of it, else a term of a step."""
+        if self.prompts > self.tpot / 2:
+            return "prompts", self.prompts / self.tpot
+        return self.limit.replace("_", "-"), getattr(self.step, self.limit) / self.step.total
 
     @property
     def bytes_per_token(self) -> dict[str, float]:
@@ -157,6 +165,7 @@ def _closed_loop(setup: Setup, workload: Workload, memory: Memory, wanted: float
         waiting=waiting,
         step=cycle.step,
         prompt=prompt,
+        prompts=cycle.prompts * others,
         bubble=cycle.bubble,
         memory=memory,
     )

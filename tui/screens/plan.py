@@ -30,7 +30,7 @@ _GLOSSARY: Glossary = (
     ("@ o", "the layout to take for the use case; one that no other beats in both tokens/s a GPU and a user"),
     ("reqs", "requests in flight, of all replicas: the load at which the layout does best for the use case"),
     ("TPOT", "(E2E - TTFT) / (output tokens - 1), predicted; /user is its inverse"),
-    ("limit", "what takes most of a decode step, and how much of it"),
+    ("limit", "what takes most of a decode step, and how much of it; prompts: what they add to a TPOT, where that is most of it"),
     ("bubble", "share of the time that a stage stands idle"),
     ("uncalibrated", "nobody has measured this machine: the catalogue's rates, and the error to expect nine times of ten"),
 )

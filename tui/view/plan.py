@@ -174,7 +174,8 @@ def _fits(each: Row, _width: int) -> Line:
 
 
 def _limit(point: Prediction) -> str:
-    return f"{point.limit.replace('_', '-')} {percent(100 * getattr(point.step, point.limit) / point.step.total)}"
+    name, share = point.limiting
+    return f"{name} {percent(100 * share)}"
 
 
 def _row(each: Row, shown: Sequence[Column[Row]], marked: bool, at: int, columns: int) -> Line:
