@@ -86,11 +86,12 @@ async def fill(screen: DeployScreen, pilot: Pilot, **fields: object) -> None:
 
 
 async def confirm(app: Dashboard, pilot: Pilot) -> str:
-    """The question; then yes."""
+    """The question as one line, wherever it was broken; then yes."""
     await pilot.press("d")
     question = await seen(app, pilot, lambda text: isinstance(app.screen, ConfirmScreen) and "do it" in text)
     await pilot.press("y")
-    return question
+    framed = (line.split("│") for line in question.splitlines())
+    return " ".join(" ".join(parts[-2] for parts in framed if len(parts) > 1).split())
 
 
 async def test_a_launch(daemon: Served, model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
