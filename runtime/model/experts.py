@@ -98,22 +98,20 @@ class Experts:
             self._gate_up.append(Linear(load.weight(gate, up)))
             self._down.append(Linear(load.weight(down)))
         self._dispatcher: Dispatcher = AllToAllDispatcher(ep, shape.num_experts) if ep.size > 1 else LocalDispatcher()
-        self.tokens = torch.zeros(len(owned), dtype=torch.int64)  # processed by each local expert since last read
-        self.rows = self.touched = 0  # processed by local experts, and experts that had any, in all steps so far
+        self.counts = torch.zeros(len(owned), dtype=torch.int64)  # rows of each local expert in the last pass, on the host
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x [n, hidden] -> [n, hidden]; n may be 0, and then only serves the other members' tokens."""
         routed = route(self._router(x).float(), self._top_k, self._renormalize)
         sent = self._dispatcher.dispatch(x, routed)
-        self.tokens += sent.counts.cpu()
-        return self._tp.all_reduce(mix(self._dispatcher.combine(self._compute(sent), sent), routed))
+        self.counts = sent.counts.cpu()
+        rows = self._compute(sent.rows, self.counts.tolist())
+        return self._tp.all_reduce(mix(self._dispatcher.combine(rows, sent), routed))
 
-    def _compute(self, sent: Dispatched) -> torch.Tensor:
-        work = [(expert, count) for expert, count in enumerate(sent.counts.tolist()) if count]
+    def _compute(self, rows: torch.Tensor, by_expert: list[int]) -> torch.Tensor:
+        work = [(expert, count) for expert, count in enumerate(by_expert) if count]
         if not work:
-            return sent.rows
+            return rows
         counts = [count for _, count in work]
-        self.rows += sum(counts)
-        self.touched += len(work)
-        inner = silu_and_mul(grouped([self._gate_up[expert] for expert, _ in work], sent.rows, counts))
+        inner = silu_and_mul(grouped([self._gate_up[expert] for expert, _ in work], rows, counts))
         return grouped([self._down[expert] for expert, _ in work], inner, counts)

@@ -132,7 +132,8 @@ class _OnDevice:
 class Communicator:
     """One axis of one rank. With a single member every call is the identity and costs nothing.
 
-    Members must make the same calls in the same order. `events`: of the CUDA device that the calls run on.
+    Members must make the same calls in the same order. `events`: of the CUDA device that the calls run on. `counts`: what calls
+    moved and how long they took is kept until it is taken.
     """
 
     def __init__(
@@ -143,6 +144,7 @@ class Communicator:
         transport: Transport | None,
         status: RankStatus,
         events: DeviceEvents | None = None,
+        counts: bool = True,
     ) -> None:
         if size > 1 and transport is None:
             raise ValueError(f"axis {axis} has {size} members and no transport")
@@ -152,7 +154,8 @@ class Communicator:
         self._transport = transport
         self._words = status.words
         self._axis_number = AXES.index(axis)
-        self._on_device = _OnDevice(events) if events is not None and size > 1 else None
+        self._counts = counts
+        self._on_device = _OnDevice(events) if counts and events is not None and size > 1 else None
         self._tallies: dict[int, Tally] = {}  # by size and op: those of one class share one
         self._counted = self._bytes = self._wait = self._transfer = self._receive_wait = 0
 
@@ -200,11 +203,10 @@ class Communicator:
 
     def _leave(self, op: Op, start: int, waited: int, moved: int, size: int | None = None) -> None:
         """`moved`: bytes to be counted; `size`: the call's, where it is another."""
-        size = moved if size is None else size
         if self._on_device is not None:
-            self._on_device.stop(_Call(op, self.calls, moved, size))
-        else:
-            self._count(op, self.calls, moved, size, waited, _clock() - start - waited)
+            self._on_device.stop(_Call(op, self.calls, moved, moved if size is None else size))
+        elif self._counts:
+            self._count(op, self.calls, moved, moved if size is None else size, waited, _clock() - start - waited)
         self._words[_DONE] = 1
 
     def _count(self, op: Op, number: int, moved: int, size: int, waited: int, transfer: int) -> None:

@@ -71,10 +71,11 @@ def connect(config: RankConfig, shape: ModelShape, status: RankStatus) -> Mesh:
             if getattr(layout, axis) > 1:
                 transports[axis] = _distributed(layout, config.rank, axis)
     at = layout.coordinates(config.rank)
-    events = DeviceEvents() if cuda else None
+    telling = bool(config.telemetry)
+    events = DeviceEvents() if cuda and telling else None
 
     def communicator(axis: str) -> Communicator:
-        return Communicator(axis, getattr(layout, axis), getattr(at, axis), transports[axis], status, events)
+        return Communicator(axis, getattr(layout, axis), getattr(at, axis), transports[axis], status, events, telling)
 
     return Mesh(
         layout=layout,

@@ -11,8 +11,6 @@ import os
 from enum import IntEnum
 from typing import Any
 
-import numpy as np
-
 WORDS = 32
 TEXT = 8192
 STRIDE = WORDS * 8 + TEXT
@@ -73,15 +71,15 @@ class RankStatus:
     """One rank's part of the board. Every name of `_FIELDS` is an integer attribute, read and written in place."""
 
     __slots__ = ("_text", "_words")
-    _words: np.ndarray
+    _words: memoryview
     _text: memoryview
 
-    def __init__(self, words: np.ndarray, text: memoryview) -> None:
+    def __init__(self, words: memoryview, text: memoryview) -> None:
         self._words, self._text = words, text
 
     def __getattr__(self, name: str) -> int:
         try:
-            return int(self._words[_INDEX[name]])
+            return self._words[_INDEX[name]]
         except KeyError:
             raise AttributeError(name) from None
 
@@ -92,7 +90,7 @@ class RankStatus:
             object.__setattr__(self, name, value)
 
     @property
-    def words(self) -> np.ndarray:
+    def words(self) -> memoryview:
         """int64 [WORDS], for hot paths; index with `field(name)`."""
         return self._words
 
@@ -123,13 +121,8 @@ class Board:
         self.fd = fd
         self._map = mmap.mmap(fd, world_size * STRIDE)
         view = memoryview(self._map)
-        self.ranks = [
-            RankStatus(
-                np.frombuffer(self._map, dtype=np.int64, count=WORDS, offset=r * STRIDE),
-                view[r * STRIDE + WORDS * 8 : (r + 1) * STRIDE],
-            )
-            for r in range(world_size)
-        ]
+        ours = [view[r * STRIDE : (r + 1) * STRIDE] for r in range(world_size)]
+        self.ranks = [RankStatus(one[: WORDS * 8].cast("q"), one[WORDS * 8 :]) for one in ours]
 
     @classmethod
     def create(cls, world_size: int) -> Board:

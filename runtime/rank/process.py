@@ -25,7 +25,8 @@ from runtime.rank.executor import Executor
 from runtime.rank.faults import commit
 from runtime.rank.graphs import CudaCapture
 from runtime.rank.memory import memory_probe
-from runtime.rank.recorder import StepRecorder
+from runtime.rank.recorder import Recorder, StepRecorder
+from runtime.rank.timeline import NoTimeline
 from telemetry.emitter import Emitter
 
 _PR_SET_TIMERSLACK = 29
@@ -61,7 +62,10 @@ def main(config: RankConfig) -> None:
     commit(status)
     _warm_up(executor, config.max_num_batched_tokens)
     with Emitter(config.telemetry, config.deployment, f"rank:{config.rank}") as emitter:
-        recorder = StepRecorder(config, executor, status.kv_blocks, memory, emitter)
+        if config.telemetry:
+            recorder: Recorder = StepRecorder(config, executor, status.kv_blocks, memory, emitter)
+        else:
+            recorder, executor.timeline = Recorder(), NoTimeline()
         try:
             _obey(config, executor, recorder, status)
         finally:
@@ -144,8 +148,6 @@ def _warm_up(executor: Executor, tokens: int) -> None:
     for count in (1, min(tokens, 16)):
         plan = MemberPlan(pack([0]), pack([0]), pack([count]), pack([0] * count), wanted=pack([0]))
         executor.run(plan)
-    for experts in executor.stage.experts:
-        experts.tokens.zero_()
     if executor.stage.device.type == "cuda":
         torch.cuda.synchronize()
     executor.timeline.take()
@@ -155,7 +157,7 @@ def _warm_up(executor: Executor, tokens: int) -> None:
         axis.take_tallies()
 
 
-def _obey(config: RankConfig, executor: Executor, recorder: StepRecorder, status: RankStatus) -> None:
+def _obey(config: RankConfig, executor: Executor, recorder: Recorder, status: RankStatus) -> None:
     context = zmq.Context()
     plans, results = context.socket(zmq.PULL), context.socket(zmq.PUSH)
     plans.bind(config.plans)
@@ -186,7 +188,7 @@ def _obey(config: RankConfig, executor: Executor, recorder: StepRecorder, status
     context.destroy(linger=0)
 
 
-def _next_plan(plans: zmq.Socket[bytes], recorder: StepRecorder) -> tuple[StepPlan | Halt, bool]:
+def _next_plan(plans: zmq.Socket[bytes], recorder: Recorder) -> tuple[StepPlan | Halt, bool]:
     """The next plan, and whether it had to be waited for."""
     try:
         return decode_plan(plans.recv(zmq.NOBLOCK)), False

@@ -11,15 +11,14 @@ from runtime.parallel.device_events import DeviceClock, DeviceEvents, Mark
 _clock = time.perf_counter_ns
 
 
-class Stretch(NamedTuple):
-    """Time that belongs to one phase: "recv", "forward", "send", "sample"."""
+class Moment(NamedTuple):
+    """When a phase began ("recv", "forward", "send", "sample"), and the one before ended; an empty name: only that."""
 
     phase: str
-    start_ns: int
-    end_ns: int
+    at_ns: int
 
 
-Later = Callable[[], list[Stretch] | None]  # None: the device has not come so far
+Later = Callable[[], list[Moment] | None]  # None: the device has not come so far
 
 
 class Timeline(Protocol):
@@ -34,7 +33,7 @@ class Timeline(Protocol):
         ...
 
     def take(self) -> Later:
-        """The step's phases in order, to be asked for until they are known."""
+        """The step's moments in order, to be asked for until they are known."""
         ...
 
 
@@ -42,20 +41,16 @@ class HostTimeline:
     """Work is done when the call that does it returns."""
 
     def __init__(self) -> None:
-        self._stretches: list[Stretch] = []
-        self._phase, self._start = "", 0
+        self._moments: list[Moment] = []
 
     def enter(self, phase: str) -> None:
-        now = _clock()
-        if self._phase:
-            self._stretches.append(Stretch(self._phase, self._start, now))
-        self._phase, self._start = phase, now
+        self._moments.append(Moment(phase, _clock()))
 
     def leave(self) -> None:
         self.enter("")
 
     def take(self) -> Later:
-        taken, self._stretches = self._stretches, []
+        taken, self._moments = self._moments, []
         return lambda: taken
 
 
@@ -64,7 +59,7 @@ class DeviceTimeline:
 
     def __init__(self, events: DeviceEvents) -> None:
         self._clock = DeviceClock(events)
-        self._marks: list[tuple[str, Mark]] = []  # each begins a phase, an empty one ends the last
+        self._marks: list[tuple[str, Mark]] = []
 
     def enter(self, phase: str) -> None:
         self._marks.append((phase, self._clock.mark()))
@@ -75,11 +70,22 @@ class DeviceTimeline:
     def take(self) -> Later:
         marks, self._marks = self._marks, []
 
-        def read() -> list[Stretch] | None:
+        def read() -> list[Moment] | None:
             if marks and not marks[-1][1].event.query():
                 return None
-            times = [self._clock.read(mark) for _, mark in marks]
-            phases = [phase for phase, _ in marks]
-            return [Stretch(*each) for each in zip(phases, times[:-1], times[1:], strict=False) if each[0]]
+            return [Moment(phase, self._clock.read(mark)) for phase, mark in marks]
 
         return read
+
+
+class NoTimeline:
+    """Of a rank that tells nobody."""
+
+    def enter(self, phase: str) -> None:
+        pass
+
+    def leave(self) -> None:
+        pass
+
+    def take(self) -> Later:
+        return list

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 
 from runtime.model.experts import Experts
@@ -9,6 +12,7 @@ from runtime.parallel.communicator import Communicator
 from runtime.parallel.tally import Tally, by_bucket
 from runtime.rank.config import RankConfig
 from runtime.rank.executor import Executor
+from runtime.rank.work import ExpertWork
 from telemetry.records import CollectiveRecord, ExpertRecord
 
 
@@ -18,13 +22,22 @@ class Totals:
     def __init__(self, config: RankConfig, executor: Executor) -> None:
         self._config, self._mesh = config, executor.mesh
         found = zip(executor.mesh.layers, executor.stage.layers, strict=True)
-        self._experts: dict[int, Experts] = {number: layer.mlp for number, layer in found if isinstance(layer.mlp, Experts)}
+        self._layers = [number for number, layer in found if isinstance(layer.mlp, Experts)]
+        self._tokens = torch.zeros((len(self._layers), len(executor.mesh.experts)), dtype=torch.int64)
         self._start_ns: int | None = None
 
     def saw(self, start_ns: int) -> None:
         """A step that began then has been counted."""
         if self._start_ns is None:
             self._start_ns = start_ns
+
+    def experts(self, steps: Sequence[Sequence[torch.Tensor]]) -> list[ExpertWork]:
+        """What each step asked of local experts, from its rows of each by layer of experts; counted from here on."""
+        if not self._layers or not steps:
+            return [ExpertWork()] * len(steps)
+        counts = torch.stack([layer for step in steps for layer in step]).view(len(steps), *self._tokens.shape)
+        self._tokens += counts.sum(0)
+        return list(map(ExpertWork, counts.sum((1, 2)).tolist(), counts.count_nonzero((1, 2)).tolist()))
 
     def take(self, now_ns: int) -> list[CollectiveRecord | ExpertRecord]:
         """All that was counted since the last take; nothing where there was no step."""
@@ -34,11 +47,12 @@ class Totals:
         records: list[CollectiveRecord | ExpertRecord] = []
         for axis in self._mesh.axes:
             records += [self._collective(axis, tally, start, now_ns) for tally in axis.take_tallies()]
-        if self._experts:
-            records.append(self._tokens(start, now_ns))
+        if self._layers:
+            records.append(self._taken(start, now_ns))
         return records
 
     def _collective(self, axis: Communicator, tally: Tally, start_ns: int, end_ns: int) -> CollectiveRecord:
+        waits, transfers = np.array(tally.waits), np.array(tally.transfers)
         return CollectiveRecord(
             rank=self._config.rank,
             generation=self._config.generation,
@@ -49,24 +63,23 @@ class Totals:
             size_class=tally.size_class,
             members=axis.size,
             first=tally.first,
-            calls=tally.calls,
+            calls=len(waits),
             bytes=tally.bytes,
-            wait_ns=tally.wait_ns,
-            transfer_ns=tally.transfer_ns,
-            waits=by_bucket(tally.waits),
-            durations=by_bucket(tally.durations),
+            wait_ns=int(waits.sum()),
+            transfer_ns=int(transfers.sum()),
+            waits=by_bucket(waits),
+            durations=by_bucket(waits + transfers),
         )
 
-    def _tokens(self, start_ns: int, end_ns: int) -> ExpertRecord:
-        counted = torch.stack([layer.tokens for layer in self._experts.values()])
-        for layer in self._experts.values():
-            layer.tokens.zero_()
+    def _taken(self, start_ns: int, end_ns: int) -> ExpertRecord:
+        tokens = self._tokens.tolist()
+        self._tokens.zero_()
         return ExpertRecord(
             rank=self._config.rank,
             generation=self._config.generation,
             start_ns=start_ns,
             end_ns=end_ns,
-            layers=list(self._experts),
+            layers=self._layers,
             experts=list(self._mesh.experts),
-            tokens=counted.tolist(),
+            tokens=tokens,
         )

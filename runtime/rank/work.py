@@ -27,19 +27,19 @@ class Work(NamedTuple):
 
 
 class ExpertWork(NamedTuple):
-    """Of local experts in all steps so far."""
+    """Of local experts in one step."""
 
     rows: int = 0  # that they took
-    touched: int = 0  # weights that were read
+    touched: int = 0  # of all layers' experts, those that had any: whose weights were read
 
 
 class WorkCounter:
-    """Of one shard. What experts had to do is known once the step is through with them: ask for it then."""
+    """Of one shard."""
 
     def __init__(self, stage: Stage, mesh: Mesh) -> None:
         shape, tp = stage.shape, mesh.tp.size
         itemsize = stage.dtype.itemsize
-        self._itemsize, self._experts = itemsize, stage.experts
+        self._itemsize = itemsize
         heads, kv = shape.num_heads // tp, stage.kv_heads
         attention = 2 * shape.hidden_size * (heads + kv) * shape.head_dim
         router = shape.hidden_size * shape.num_experts
@@ -52,18 +52,9 @@ class WorkCounter:
         self._layers = len(mesh.layers)
         self._windows = Counter(shape.sliding_windows[layer] for layer in mesh.layers)
         self._narrowest = min((window for window in self._windows if window is not None), default=None)
-        self._counted = self.experts()
-
-    def experts(self) -> ExpertWork:
-        """What the experts have done until now."""
-        rows = touched = 0
-        for layer in self._experts:
-            rows += layer.rows
-            touched += layer.touched
-        return ExpertWork(rows, touched)
 
     def of(self, plan: MemberPlan, tokens: int, experts: ExpertWork) -> Work:
-        """`tokens`: new ones, as many as the plan has; `experts`: until the step's end. Steps in the order in which they ran."""
+        """`tokens`: new ones, as many as the plan has."""
         flops = weights = kv = 0
         if tokens:
             wanted = len(plan.wanted) // 4
@@ -71,10 +62,8 @@ class WorkCounter:
             flops = 2 * (self._dense * tokens + self._head * wanted) + self._pair_flops * pairs
             weights = self._dense + (self._head if wanted else 0)
             kv = self._kv_bytes * (seen + self._layers * tokens)
-        if self._experts:
-            flops += 2 * self._expert * (experts.rows - self._counted.rows)
-            weights += self._expert * (experts.touched - self._counted.touched)
-            self._counted = experts
+        flops += 2 * self._expert * experts.rows
+        weights += self._expert * experts.touched
         return Work(flops, weights * self._itemsize, kv)
 
     def _decodes(self, plan: MemberPlan) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from random import Random
+from typing import Any, cast
 
 import pytest
 import torch
@@ -19,10 +20,16 @@ from runtime.parallel.communicator import Communicator
 from runtime.parallel.mesh import Mesh
 from runtime.rank.board import Board
 from runtime.rank.executor import Executor
-from runtime.rank.work import WorkCounter
+from runtime.rank.totals import Totals
+from runtime.rank.work import ExpertWork, WorkCounter
 from runtime.sampling import SamplingParams
 
 CONTEXT = 40
+
+
+def asked(executor: Executor) -> ExpertWork:
+    """Of local experts in the last pass."""
+    return Totals(cast(Any, None), executor).experts([[layer.counts for layer in executor.stage.experts]])[0]
 
 
 def rank_of(path: Path) -> tuple[Executor, WorkCounter]:
@@ -44,11 +51,11 @@ def test_flops_of_matrix_products_are_those_that_torch_counts(family: str, make_
         new = NewRow(row, 0, SamplingParams(temperature=0), CONTEXT, [], [], 0)
         plan = MemberPlan(pack([row]), pack([0]), pack([CONTEXT]), pack(prompt), pack(blocks), pack([0]), [new])
         executor.run(plan)
-        counter.of(plan, CONTEXT, counter.experts())
+        counter.of(plan, CONTEXT, asked(executor))
     decode = MemberPlan(pack(list(rows)), pack([CONTEXT] * 3), pack([1] * 3), pack([9] * 3), wanted=pack(list(rows)))
     with FlopCounterMode(display=False) as seen:
         executor.run(decode)
-    counted = counter.of(decode, 3, counter.experts())
+    counted = counter.of(decode, 3, asked(executor))
     shape, item = executor.stage.shape, 4
     attention = 4 * shape.num_heads * shape.head_dim * 3 * (CONTEXT + 1) * shape.num_layers  # whose kernels may be no torch's
     products = (
@@ -68,7 +75,7 @@ def test_experts_without_a_token_are_not_read(make_checkpoint: MakeCheckpoint) -
     blocks, new = [0, 0, 1], NewRow(0, 0, SamplingParams(temperature=0), 1, [], [], 0)
     plan = MemberPlan(pack([0]), pack([0]), pack([1]), pack([5]), pack(blocks), pack([0]), [new])
     executor.run(plan)
-    one = counter.of(plan, 1, counter.experts())
+    one = counter.of(plan, 1, asked(executor))
     active = sum(map(shape.active_layer_parameters, range(shape.num_layers))) - 2 * shape.num_layers * shape.hidden_size
     assert one.weight_bytes == 4 * (active + shape.vocab_size * shape.hidden_size)
 
@@ -94,8 +101,8 @@ def test_attention_is_counted_pair_by_pair(family: str, make_checkpoint: MakeChe
                 pairs += sum(map(len, visible))
                 seen += len(set().union(*visible))
         tokens = sum(counts)
-        counted = counter.of(plan, tokens, counter.experts())
-        none = counter.of(MemberPlan(starts=pack([0] * tokens), counts=pack([1] * tokens)), tokens, counter.experts())
+        counted = counter.of(plan, tokens, asked(executor))
+        none = counter.of(MemberPlan(starts=pack([0] * tokens), counts=pack([1] * tokens)), tokens, asked(executor))
         alone = shape.num_layers * tokens  # of tokens that see only themselves
         assert counted.flops - none.flops == (pairs - alone) * 4 * shape.num_heads * shape.head_dim
         assert counted.kv_bytes - none.kv_bytes == (seen - alone) * shape.kv_bytes_per_token_layer(4)
