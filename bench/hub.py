@@ -82,9 +82,9 @@ def hub_process(deployment: str, layout: Layout, looking: bool = False) -> Itera
 
 
 @contextmanager
-def running_hub(deployment: str, layout: Layout) -> Iterator[str]:
+def running_hub(deployment: str, layout: Layout, looking: bool = True) -> Iterator[str]:
     """The endpoint for ranks of a deployment that the hub knows, so that it folds what they send."""
-    with hub_process(deployment, layout, looking=True) as hub:
+    with hub_process(deployment, layout, looking) as hub:
         yield hub.endpoints.records
 
 

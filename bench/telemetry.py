@@ -1,10 +1,11 @@
 """What telemetry costs, in real ranks under load: steps that they tell of against steps that they do not, in turns.
 
-    python bench/telemetry.py MODEL [--layout tp2] [--concurrency 8] [--pairs 120]
+    python bench/telemetry.py MODEL [--layout tp2] [--concurrency 8] [--pairs 120] [--looking]
 
 Ranks tell a real hub, a process of its own on the same cores, for 16 steps, and are silent for as many: then they read no clock,
 count nothing and send nothing (`bench/half_silent_rank.py`). Two turns that follow each other are a pair, whose order alternates.
-Only pairs are taken in which every step continued all sequences. Prints
+Only pairs are taken in which every step continued all sequences. `--looking`: somebody asks for a snapshot four times a second, as
+a dashboard does. Prints
 
   on / off      tokens/s of steps that are told of over those that are not: median over the pairs, with its 95 % interval
   a step        microseconds that a rank spends on telling of it, in the median and in the mean, which has in it what is done for
@@ -41,11 +42,11 @@ RANK_MODULE = "bench.half_silent_rank"
 PROMPT, NEW = 64, 512
 
 
-def turns_under_load(model: Path, layout: Layout, concurrency: int, pairs: int) -> list[dict[str, Any]]:
+def turns_under_load(model: Path, layout: Layout, concurrency: int, pairs: int, looking: bool) -> list[dict[str, Any]]:
     """What each rank wrote."""
     name, numbers = model.name, random.Random(concurrency)
     options = {"max_model_len": PROMPT + NEW, "enable_prefix_caching": False, "device": "cpu", **layout.asdict()}
-    with tempfile.TemporaryDirectory() as scratch, running_hub(name, layout) as endpoint:
+    with tempfile.TemporaryDirectory() as scratch, running_hub(name, layout, looking) as endpoint:
         os.environ["SHARDSCOPE_BENCH"] = str(Path(scratch) / "turns")
         with Zygote(RANK_MODULE) as zygote, LLM(model, hub=endpoint, zygote=zygote, **options) as llm:
             for _ in range(-(-2 * pairs * TURN // (NEW - 4 * TURN))):
@@ -93,8 +94,9 @@ def main() -> None:
     parser.add_argument("--layout", default="tp2", type=Layout.parse)
     parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("--pairs", type=int, default=120)
+    parser.add_argument("--looking", action="store_true")
     args = parser.parse_args()
-    found = turns_under_load(args.model.resolve(), args.layout, args.concurrency, args.pairs)
+    found = turns_under_load(args.model.resolve(), args.layout, args.concurrency, args.pairs, args.looking)
     turns, name = found[0]["turns"], f"{args.model.name} {args.layout} concurrency {args.concurrency}"
     pairs = ratios(turns, args.concurrency)
     step = statistics.median(ns for _, ns, load in turns if load == args.concurrency) / (TURN - 1) / 1e3

@@ -122,7 +122,7 @@ class ExpertRecord(Struct, frozen=True, tag="experts", gc=False):
 
 
 class RankMemory(Struct, frozen=True, tag="memory"):
-    """Where a rank's memory is, after loading and then once a second at most. Bytes; `None`: not known on this device.
+    """Where a rank's memory is, after loading and then every few seconds. Bytes; `None`: not known on this device.
 
     The parts are disjoint: `used = weights + kv + activations + workspace + other`.
     """

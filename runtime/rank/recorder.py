@@ -1,4 +1,4 @@
-"""Turns a rank's clock readings into records: of each step, and about once a second of collectives, experts and memory."""
+"""Turns a rank's clock readings into records: of each step, once a second of collectives and experts, and of memory less often."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from telemetry.records import AxisTime, Phase, Record, StepRecord
 _clock = time.perf_counter_ns
 GATHER_NS = 50_000_000  # steps that end within so long are told in one message: most of a message's cost is its own
 TOTALS_EVERY_NS = 1_000_000_000
+MEMORY_EVERY_NS = 1_500_000_000  # every other time: the operating system takes a millisecond to tell
 
 
 class Recorder:
@@ -193,7 +194,7 @@ class StepRecorder(Recorder):
     def _flush(self, now: int) -> None:
         self._untold += self._totals.take(now)
         self._flushed, self._unflushed = now, False
-        if now - self._told_memory >= TOTALS_EVERY_NS:
+        if now - self._told_memory >= MEMORY_EVERY_NS:
             self._tell_memory()
 
     def _tell_memory(self) -> None:
