@@ -147,9 +147,10 @@ def _print_plan(made: Plan, as_json: bool) -> None:
 
 def _print_launch(made: Plan, model: str, as_json: bool) -> None:
     from runtime.planner.launch import launch_command
+    from runtime.planner.report import nearest_to_fit
 
     if made.choice is None:
-        _say(f"error: nothing fits on {made.request.cluster.gpus} x {made.request.cluster.gpu.name}")
+        _say(f"error: nothing fits on {made.request.cluster.gpus} x {made.request.cluster.gpu.name}: {nearest_to_fit(made)}")
         return
     engine, point = made.request.engine, made.choice.point
     command = launch_command(engine, point, model)

@@ -195,12 +195,20 @@ def _plot(plan: Plan, columns: int | None) -> list[str]:
     return scatter(marks, "tok/s/user", "tok/s/GPU   o: nothing beats it in both   @: the choice", width)
 
 
+def nearest_to_fit(plan: Plan) -> str:
+    """Of a plan in which nothing runs, the layout that breaks no rule and lacks the least, and what would do."""
+    return _reason(min(plan.entries, key=lambda e: (bool(e.broken), e.memory.weights if e.memory else 0.0)))
+
+
+def _reason(entry: Entry) -> str:
+    change = f"; would fit: {entry.verdict.change}" if entry.verdict.change else ""
+    return f"{entry.sharding}: {entry.verdict.reason}{change}"
+
+
 def _reasons(out: Sequence[Entry]) -> list[str]:
     """Each layout with its first reason; layouts that share one share a line when they are many."""
     if len(out) <= ROWS:
-        return [
-            f"  {e.sharding}: {e.verdict.reason}{f'; would fit: {e.verdict.change}' if e.verdict.change else ''}" for e in out
-        ]
+        return [f"  {_reason(entry)}" for entry in out]
     alike = Counter(entry.verdict.reason.partition(":")[0] if entry.broken else "too little memory" for entry in out)
     return [f"  {count} x {reason}" for reason, count in alike.most_common(ROWS)]
 

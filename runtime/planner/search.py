@@ -205,7 +205,7 @@ def _missed(point: Prediction, use_case: UseCase) -> tuple[str, str]:
     short = []
     if not isfinite(point.ttft):
         rate, served = point.workload.rate or 0.0, point.tokens_s / point.workload.osl
-        short.append(f"its queue grows without end, {rate:,.4g} requests/s wanted and {served:,.4g} served")
+        short.append(f"its queue grows without end ({rate:,.4g} requests/s wanted, {served:,.4g} served)")
     elif point.ttft > use_case.ttft:
         short.append(f"TTFT {point.ttft * 1e3:,.0f} ms, wanted {use_case.ttft * 1e3:,.0f}")
     if point.tokens_s_user < use_case.user_tokens_s:

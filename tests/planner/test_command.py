@@ -110,7 +110,7 @@ NO_LAYERS = '{"hidden_size": 64, "num_hidden_layers": 0, "num_attention_heads": 
         ('{"hidden_size": "x", "num_hidden_layers": 1, "num_attention_heads": 1}', "makes no model"),
         ('{"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 0}', "makes no model"),
         (NO_LAYERS, "layers 0; it is 1 at least"),
-        (None, "is no checkpoint: it has no config.json"),
+        (None, "is no checkpoint: it has no config.json (a named model is spelled as llama-3.1-8b)"),
     ],
 )
 def test_a_directory_that_is_no_model(tmp_path: Path, config: str | None, words: str) -> None:
@@ -120,6 +120,16 @@ def test_a_directory_that_is_no_model(tmp_path: Path, config: str | None, words:
     assert found.exit_code == 2
     assert words in found.stderr
     assert "Traceback" not in found.output
+
+
+def test_a_path_that_is_no_directory_is_told_from_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    assert (
+        f"is a file: a checkpoint is its directory, {tmp_path}\n" in plan(str(tmp_path / "config.json"), "--gpu", "h100").stderr
+    )
+    assert "there is no such directory" in plan("./nowhere", "--gpu", "h100").stderr
+    monkeypatch.chdir(tmp_path)
+    assert plan("config.json", "--gpu", "h100").stderr.startswith("error: config.json is a file: ")
 
 
 SHEET = '"memory_gib": 9, "bandwidth_gb_s": 3, "tflops": {"bf16": 1}'
@@ -156,7 +166,10 @@ def test_nothing_fits_is_a_failure() -> None:
     found = plan("llama-3.1-405b", "--gpu", "l4", "--gpus", "4")
     assert found.exit_code == 1
     assert "would fit: tp" in found.stdout
-    assert plan("llama-3.1-405b", "--gpu", "l4", "--launch", "vllm").exit_code == 1
+    refused = plan("llama-3.1-405b", "--gpu", "l4", "--gpus", "4", "--launch", "vllm")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "nothing fits on 4 x l4: " in refused.stderr
+    assert "; would fit: " in refused.stderr
 
 
 @pytest.mark.parametrize(

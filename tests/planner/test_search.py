@@ -127,7 +127,9 @@ def test_the_object_is_json_and_whole(plan: Plan) -> None:
     assert len(found["layouts"]) == 10
     point = found["choice"]
     assert {"weights", "kv", "compute", "all_reduce", "all_to_all", "hand_over", "launch"} == set(point["step_ms"])
-    assert {"ttft_ms", "tpot_ms", "tpot_e2e_ms", "tokens_s", "bubble", "bytes_per_token", "amdahl"} <= set(point)
+    assert {"ttft_ms", "tpot_ms", "prompts_ms", "tpot_e2e_ms", "tokens_s", "limit", "bubble", "bytes_per_token", "amdahl"} <= set(
+        point
+    )
     assert found["request"]["calibrated"] is False
     assert found["request"]["band"] == 0.25
     assert {"weights", "activations", "context", "kv"} <= set(found["layouts"][0]["memory"])
