@@ -190,9 +190,8 @@ def choose(points: Sequence[Prediction], use_case: UseCase) -> Choice | None:
     if not within:
         nearest_point = min(points, key=lambda point: (use_case.distance(point), -point.tokens_s))
         return Choice(nearest_point, _missed(nearest_point, use_case), False)
-    best = max(within, key=lambda point: worth(point, use_case))
-    others = [point for point in within if point.sharding != best.sharding]
-    second = max(others, key=lambda point: worth(point, use_case), default=None)
+    best, *others = sorted(within, key=lambda point: worth(point, use_case), reverse=True)
+    second = next((point for point in others if point.sharding != best.sharding), None)
     return Choice(best, _why(best, second, points, use_case), True)
 
 
