@@ -77,6 +77,7 @@ def plan(values: Mapping[str, str], more: bool = False) -> Planned:
     """`more`: what would change if, too, which takes several times as long."""
     from runtime.planner.hardware import Cluster
     from runtime.planner.local import find_device
+    from runtime.planner.memory import cache_format
     from runtime.planner.models import find_model
     from runtime.planner.names import PlanError
     from runtime.planner.parameters import find_engine, find_format
@@ -106,9 +107,10 @@ def plan(values: Mapping[str, str], more: bool = False) -> Planned:
             osl=counts["osl"] or 1,
             concurrency=counts["concurrency"],
             weights=weights,
-            kv=engine.kv,
+            kv=cache_format(engine.kv, weights),
             engine=engine.name,
             calibration=known,
+            source=values["model"].strip(),
         )
         made = make_plan(request, use_case)
         cases = by_use_case(made)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from collections.abc import Callable
+from math import isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,17 +18,52 @@ if TYPE_CHECKING:
     from runtime.planner.search import Plan, UseCase
 
 FAILED, USAGE = 1, 2
+MOST_GPUS, MOST_TOKENS = 16384, 1 << 24
+
+
+def _whole(least: int, most: int) -> Callable[[str | int], int]:
+    def read(text: str | int) -> int:
+        return int(_within(str(text), "a whole number", least, most))
+
+    return read
+
+
+def _rate(text: str | float) -> float:
+    return _within(str(text), "a number", 0.001, 1e9)
+
+
+def _within(text: str, what: str, least: float, most: float) -> float:
+    """Raises typer.BadParameter naming value, rule and the nearest that works."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = nan
+    if least <= value <= most and (what == "a number" or value == int(value)):
+        return value
+    nearest = least if isnan(value) else min(max(value, least), most)
+    words = f"{nearest:g}" if what == "a number" else f"{round(nearest)}"
+    raise typer.BadParameter(f"'{text}' is not {what} from {least:,} to {most:,.0f}; nearest that works: {words}")
+
+
+def _gpus(words: str) -> Any:
+    return typer.Option(parser=_whole(1, MOST_GPUS), metavar="COUNT", help=words)
+
+
+def _tokens(words: str) -> Any:
+    return typer.Option(parser=_whole(1, MOST_TOKENS), metavar="COUNT", help=words)
 
 
 def plan(
     model: Annotated[str | None, typer.Argument(metavar="MODEL", help="a checkpoint's directory or a named model")] = None,
     gpu: Annotated[str, typer.Option(help="of the catalogue, of --gpu-file, local: this machine's, or cpu: its cores")] = "local",
-    gpus: Annotated[int, typer.Option(min=1, max=16384)] = 1,
-    nodes: Annotated[int | None, typer.Option(min=1, help="that the GPUs are spread over; else as many as they need")] = None,
-    isl: Annotated[int, typer.Option("--isl", min=1, max=1 << 24, help="tokens of input")] = 1024,
-    osl: Annotated[int, typer.Option("--osl", min=1, max=1 << 24, help="tokens of output")] = 256,
-    concurrency: Annotated[int | None, typer.Option(min=1, help="requests in flight; else every load up to what fits")] = None,
-    rate: Annotated[float | None, typer.Option(min=0.001, max=1e9, help="requests a second, in place of --concurrency")] = None,
+    gpus: Annotated[int | None, _gpus("else 1, and with local all that are here")] = None,
+    nodes: Annotated[int | None, _gpus("that the GPUs are spread over; else as many as they need")] = None,
+    isl: Annotated[int, _tokens("tokens of input")] = 1024,
+    osl: Annotated[int, _tokens("tokens of output")] = 256,
+    concurrency: Annotated[int | None, _tokens("requests in flight; else every load up to what fits")] = None,
+    rate: Annotated[
+        float | None, typer.Option(parser=_rate, metavar="NUMBER", help="requests a second, not --concurrency")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="of the weights; else the checkpoint's own")] = "auto",
     kv_dtype: Annotated[str, typer.Option(help="of the cache; else as the engine chooses")] = "auto",
     use_case: Annotated[str, typer.Option(help="whose limits count: chat, voice, batch, ...")] = "chat",
@@ -44,23 +82,23 @@ def plan(
         if validate is not None:
             _print_validation(validate, calibration, as_json)
             return
-        if model is None:
+        if not model:
             raise PlanError("which MODEL? a checkpoint's directory, or a name such as llama-3.1-70b")
         if concurrency is not None and rate is not None:
             raise PlanError("--concurrency and --rate say two different things: give one")
+        from runtime.planner.memory import cache_format
         from runtime.planner.models import find_model
-        from runtime.planner.parameters import find_engine
+        from runtime.planner.parameters import find_engine, find_format
         from runtime.planner.search import Request, make_plan
 
-        engine = launch or engine
-        found = find_model(model)
-        weights = (found.stored_as or "bf16") if dtype == "auto" else dtype
-        kv = find_engine(engine).kv if kv_dtype == "auto" else kv_dtype
+        serving, found = find_engine(launch or engine), find_model(model)
+        weights = (found.stored_as or "bf16") if dtype == "auto" else find_format(dtype).name
+        kv = cache_format(serving.kv, weights) if kv_dtype == "auto" else find_format(kv_dtype).name
         cluster, known = _cluster(gpu, gpus, nodes, gpu_file, calibration)
-        request = Request(found, cluster, isl, osl, concurrency, rate, weights, kv, engine, known)
+        request = Request(found, cluster, isl, osl, concurrency, rate, weights, kv, serving.name, known, model)
         made = make_plan(request, _use_case(use_case, slo))
         if launch is not None:
-            _print_launch(made, launch, model, as_json)
+            _print_launch(made, model, as_json)
         else:
             _print_plan(made, as_json)
         if made.choice is None:
@@ -89,28 +127,33 @@ def _use_case(name: str, slo: str | None) -> UseCase:
         raise PlanError(str(error)) from None
 
 
-def _cluster(gpu: str, gpus: int, nodes: int | None, file: Path | None, calibration: Path | None) -> tuple[Cluster, Calibration]:
+def _cluster(
+    gpu: str, gpus: int | None, nodes: int | None, file: Path | None, calibration: Path | None
+) -> tuple[Cluster, Calibration]:
     from runtime.planner.calibration import load
     from runtime.planner.hardware import Cluster, on_nodes
-    from runtime.planner.local import find_device
+    from runtime.planner.local import find_device, local_count
 
     device, known = find_device(gpu, file, None if calibration is None else load(calibration))
-    return Cluster(device if nodes is None else on_nodes(device, gpus, nodes), gpus), known
+    count = gpus or local_count(gpu)
+    return Cluster(device if nodes is None else on_nodes(device, count, nodes), count), known
 
 
 def _print_plan(made: Plan, as_json: bool) -> None:
     from runtime.planner.report import plan_lines, plan_object
 
-    _out(plan_object(made) if as_json else plan_lines(made))
+    _out(plan_object(made) if as_json else plan_lines(made, _columns()))
 
 
-def _print_launch(made: Plan, engine: str, model: str, as_json: bool) -> None:
+def _print_launch(made: Plan, model: str, as_json: bool) -> None:
     from runtime.planner.launch import launch_command
+    from runtime.planner.report import nearest_to_fit
 
     if made.choice is None:
-        _say(f"error: nothing fits on {made.request.cluster.gpus} x {made.request.cluster.gpu.name}")
+        _say(f"error: nothing fits on {made.request.cluster.gpus} x {made.request.cluster.gpu.name}: {nearest_to_fit(made)}")
         return
-    command, point = launch_command(engine, made.choice.point, model), made.choice.point
+    engine, point = made.request.engine, made.choice.point
+    command = launch_command(engine, point, model)
     if as_json:
         _out({"engine": engine, "layout": str(point.sharding), "command": command, "reason": made.choice.reason})
     else:
@@ -123,10 +166,15 @@ def _print_validation(path: Path, calibration: Path | None, as_json: bool) -> No
     from runtime.planner.validation import validate
 
     found = validate(path, _calibration(calibration).scale)
-    _out(validation_object(found) if as_json else validation_lines(found))
+    _out(validation_object(found) if as_json else validation_lines(found, _columns()))
     if not found.scores:
         _say(f"error: no row of {path} could be predicted")
         raise typer.Exit(FAILED)
+
+
+def _columns() -> int | None:
+    """Of the terminal; None where lines go elsewhere, which wants them whole."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _out(content: dict[str, Any] | list[str]) -> None:

@@ -142,11 +142,13 @@ _OTHERS = frozenset({"laptop", "mobile", "max", "ti", "super", "d", "mig"})  # a
 def catalogued(product: str, catalogue: Mapping[str, Any] | None = None) -> str | None:
     """The entry for a product name as NVML prints it ("NVIDIA H100 80GB HBM3"); None when no entry's words are all in it.
 
-    A laptop's device and a MIG slice only share a name with an entry.
+    A laptop's device and a MIG slice only share a name with an entry, and a board for PCIe with one that NVLink joins.
     """
     words, best = _words(product), 0
     found = None
     for key, value in (load("gpus") if catalogue is None else catalogue).items():
+        if "pcie" in words and value.get("link", "pcie") != "pcie":
+            continue
         for spelling in (key, *_aliases(value)):
             parts = _words(spelling)
             if words >= parts and not (_OTHERS & words) - parts and len(parts) > best:

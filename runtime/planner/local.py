@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -33,12 +34,12 @@ def calibration_path(device: str) -> Path:
 def find_device(name: str, file: Path | None = None, given: Calibration | None = None) -> tuple[Gpu, Calibration]:
     """A device by `--gpu`, and what is known of it. Raises PlanError.
 
-    "local": this machine's GPU, or its CPU where there is none; "cpu": its CPU. `file`: one's own GPUs, which local may be one of.
-    `given`: a calibration to use instead of the one in the user's data directory.
+    "local": this machine's GPU, or its CPU where there is none; "cpu": its CPU. `file`: one's own GPUs, one of which "local" may
+    be. `given`: a calibration to use instead of the one in the user's data directory.
     """
     word = name.strip().lower()
     here = word in NAMES
-    wanted = ((local_gpu() if file is None else local_gpu(read_gpu_file(file))) or CPU) if word == "local" else word
+    wanted = (_of_one_kind({} if file is None else read_gpu_file(file)) or CPU) if word == "local" else word
     if given is None and here and calibration_path(wanted).is_file():
         given = load(calibration_path(wanted))
     if here and given is not None and given.device is not None and given.gpu == wanted:
@@ -61,13 +62,29 @@ def local_gpu(own: Mapping[str, Any] | None = None) -> str | None:
     products = local_products()
     if not products:
         return None
-    found = catalogued(products[0], {**catalogue("gpus"), **(own or {})})
+    found = _catalogued(products[0], own or {})
     if found is None:
+        named = f"; {', '.join(own)} are not" if own else ", with fields as in the catalogue"
         raise PlanError(
-            f"this machine's GPU '{products[0]}' is not in the catalogue: take one near to it with --gpu NAME, or describe it in a "
-            f"--gpu-file under words of its name ({', '.join((own or {}).keys()) or 'fields as in the catalogue'})"
+            f"this machine's GPU '{products[0]}' is not in the catalogue: take one near to it with --gpu NAME, or describe it "
+            f"in a --gpu-file under words of its name{named}"
         )
     return found
+
+
+def _catalogued(product: str, own: Mapping[str, Any]) -> str | None:
+    return catalogued(product, {**catalogue("gpus"), **own})
+
+
+def _of_one_kind(own: Mapping[str, Any]) -> str | None:
+    """`local_gpu` where all GPUs are alike, as a layout takes them to be. Raises PlanError where they are not."""
+    kinds = Counter(local_products())
+    if len(kinds) > 1:
+        here = ", ".join(f"{count} x {product}" for product, count in kinds.items())
+        known = ((_catalogued(product, own), count) for product, count in kinds.items())
+        take = [f"--gpu {word} --gpus {count}" for word, count in known if word is not None]
+        raise PlanError(f"this machine's GPUs differ ({here}) and a plan is for one kind: {' or '.join(take) or '--gpu cpu'}")
+    return local_gpu(own)
 
 
 def local_products() -> list[str]:
@@ -80,6 +97,11 @@ def local_products() -> list[str]:
     except pynvml.NVMLError:
         return []
     return [name if isinstance(name, str) else name.decode() for name in found]
+
+
+def local_count(name: str) -> int:
+    """How many devices a plan is for when nobody says: with "local" all of this machine's GPUs."""
+    return max(1, len(local_products())) if name.strip().lower() == "local" else 1
 
 
 def nominal_cpu() -> Gpu:

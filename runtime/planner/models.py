@@ -142,8 +142,11 @@ def find_model(name: str) -> Model:
         if not isinstance(config, dict):
             raise PlanError(f"{path / 'config.json'} is no model's config: it holds no object")
         return read_model(path.resolve().name, config)
-    if name.startswith(("/", "./", "../", "~")) or path.is_dir():
-        raise PlanError(f"{name} is no checkpoint: it has no config.json (a named model is spelled as llama-3.1-8b)")
+    if name.startswith(("/", "./", "../", "~")) or path.exists():
+        if path.is_file():
+            raise PlanError(f"{name} is a file: a checkpoint is its directory, {path.parent}")
+        what = "it has no config.json" if path.is_dir() else "there is no such directory"
+        raise PlanError(f"{name} is no checkpoint: {what} (a named model is spelled as llama-3.1-8b)")
     catalogue = load("models")
     entry = find(
         name, {key: value["aliases"] for key, value in catalogue.items()}, "model", "a checkpoint's directory will do too"

@@ -14,7 +14,7 @@ from runtime.planner.hardware import GIB
 from runtime.planner.launch import unserved
 from runtime.planner.parameters import find_format
 from runtime.planner.scatter import scatter
-from runtime.planner.search import Choice, Entry, Plan, UseCase, by_use_case, what_if
+from runtime.planner.search import Choice, Entry, Plan, UseCase, by_use_case, what_if, worth
 from runtime.planner.serving import Prediction, amdahl
 from runtime.planner.sharding import PRESETS, preset
 from runtime.planner.validation import Validation
@@ -41,10 +41,12 @@ _UNITS = ("", "", "GiB", "GiB", "", "ms", "ms", "ms", "", "", "", "KB", "", "")
 
 
 _FIRST_LEFT_OUT = ("comm/tok", "kv", "weights", "e2e/tok", "bubble", "tok/s", "fit", "limit", "batch", "/GPU", "/user", "ttft")
-_LEGEND = (
-    "tpot: (E2E - TTFT) / (OSL - 1), /user its inverse; e2e/tok: E2E / OSL; comm/tok: sent by a GPU for a token; "
-    "limit: most of a decode step, or prompts: most of a TPOT"
-)
+_LEGEND = {
+    "tpot": "(E2E - TTFT) / (OSL - 1), /user its inverse",
+    "e2e/tok": "E2E / OSL",
+    "comm/tok": "sent by a GPU for a token",
+    "limit": "most of a decode step, or prompts: most of a TPOT",
+}
 
 
 def plan_lines(plan: Plan, columns: int | None = None) -> list[str]:
@@ -52,14 +54,18 @@ def plan_lines(plan: Plan, columns: int | None = None) -> list[str]:
 
     `columns`: of the terminal; None: lines as long as they are.
     """
-    running = sorted((e for e in plan.entries if e.runs), key=lambda e: -_merit(plan.use_case, _best(plan.use_case, e)))
+    running = sorted(
+        (e for e in plan.entries if e.runs), key=lambda e: _merit(plan.use_case, _best(plan.use_case, e)), reverse=True
+    )
     lines = [_heading(plan), ""]
     if running:
         rows = [_COLUMNS, _UNITS, *(_row(entry, _best(plan.use_case, entry)) for entry in running[:ROWS])]
-        lines += _fitting(rows, columns)
+        table = _fitting(rows, columns)
+        shown = table[0].split()
+        legend = "; ".join(f"{name}: {words}" for name, words in _LEGEND.items() if name in shown)
         if len(running) > ROWS:
-            lines.append(f"... and {counted(len(running) - ROWS, 'more layout')} (--json has them all)")
-        lines += [_LEGEND, "", *_plot(plan, columns)]
+            table.append(f"... and {counted(len(running) - ROWS, 'more layout')} (--json has them all)")
+        lines += [*table, legend, "", *_plot(plan, columns)]
     out = [entry for entry in plan.entries if not entry.runs]
     if out:
         lines += ["", f"{counted(len(out), 'layout')} {'is' if len(out) == 1 else 'are'} out:", *_reasons(out)]
@@ -77,7 +83,11 @@ def plan_lines(plan: Plan, columns: int | None = None) -> list[str]:
         lines += [_split(point)]
         lines += [_changed(plan, words, found.point if found else None) for words, found in what_if(plan)]
         lines += ["", "for other use cases:", *(f"  {words}" for words in _others(plan))]
-    return lines if columns is None else [part for each in lines for part in _wrapped(each, columns)]
+    return _all_wrapped(lines, columns)
+
+
+def _all_wrapped(lines: Sequence[str], columns: int | None) -> list[str]:
+    return list(lines) if columns is None else [part for each in lines for part in _wrapped(each, columns)]
 
 
 def counted(count: float, noun: str) -> str:
@@ -94,7 +104,7 @@ def _of_all(plan: Plan) -> list[str]:
     """What is to be known of every layout."""
     request, found = plan.request, []
     form, gpu = find_format(request.weights), request.cluster.gpu
-    if request.engine == "shardscope" and (refused := unserved(request.source or request.model.name, form)):
+    if request.engine == "shardscope" and request.source and (refused := unserved(request.source, form)):
         found.append(f"{refused}; --engine vllm, sglang or trtllm plans for another")
     if form.name == "bf16" and not gpu.bfloat16:
         found.append(f"{gpu.name} has no bfloat16: take float16, which is as fast as is said here")
@@ -142,8 +152,9 @@ def _best(use_case: UseCase, entry: Entry) -> Prediction:
     return max(within, key=use_case.merit) if within else min(entry.points, key=use_case.distance)
 
 
-def _merit(use_case: UseCase, point: Prediction) -> float:
-    return use_case.merit(point) if use_case.met(point) else -use_case.distance(point)
+def _merit(use_case: UseCase, point: Prediction) -> tuple[bool, float, float]:
+    """As the choice is made: it stands first."""
+    return (True, *worth(point, use_case)) if use_case.met(point) else (False, -use_case.distance(point), point.tokens_s)
 
 
 def _row(entry: Entry, point: Prediction) -> tuple[str, ...]:
@@ -184,12 +195,20 @@ def _plot(plan: Plan, columns: int | None) -> list[str]:
     return scatter(marks, "tok/s/user", "tok/s/GPU   o: nothing beats it in both   @: the choice", width)
 
 
+def nearest_to_fit(plan: Plan) -> str:
+    """Of a plan in which nothing runs, the layout that breaks no rule and lacks the least, and what would do."""
+    return _reason(min(plan.entries, key=lambda e: (bool(e.broken), e.memory.weights if e.memory else 0.0)))
+
+
+def _reason(entry: Entry) -> str:
+    change = f"; would fit: {entry.verdict.change}" if entry.verdict.change else ""
+    return f"{entry.sharding}: {entry.verdict.reason}{change}"
+
+
 def _reasons(out: Sequence[Entry]) -> list[str]:
     """Each layout with its first reason; layouts that share one share a line when they are many."""
     if len(out) <= ROWS:
-        return [
-            f"  {e.sharding}: {e.verdict.reason}{f'; would fit: {e.verdict.change}' if e.verdict.change else ''}" for e in out
-        ]
+        return [f"  {_reason(entry)}" for entry in out]
     alike = Counter(entry.verdict.reason.partition(":")[0] if entry.broken else "too little memory" for entry in out)
     return [f"  {count} x {reason}" for reason, count in alike.most_common(ROWS)]
 
@@ -316,7 +335,7 @@ def _finite(value: float) -> float | None:
     return value if isfinite(value) and value != inf else None
 
 
-def validation_lines(found: Validation) -> list[str]:
+def validation_lines(found: Validation, columns: int | None = None) -> list[str]:
     rows = [("group", "metric", "rows", "MAPE", "median", "bias", "Spearman")]
     rows += [
         (s.group, s.metric, f"{s.rows}", f"{s.mape:.1%}", f"{s.median:.1%}", f"{s.bias:+.1%}", f"{s.spearman:.3f}")
@@ -329,7 +348,7 @@ def validation_lines(found: Validation) -> list[str]:
     if found.skipped:
         lines += ["", f"{len(found.skipped)} rows not predicted:"]
         lines += [f"  {count} x {reason}" for reason, count in Counter(found.skipped.values()).most_common(12)]
-    return lines
+    return _all_wrapped(lines, columns)
 
 
 def validation_object(found: Validation) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import inf, isfinite
 from typing import Any
 
 from runtime.planner.calibration import Calibration
@@ -70,13 +71,17 @@ class UseCase:
     e2e: float = float("inf")  # seconds
 
     def met(self, point: Prediction) -> bool:
-        return point.ttft <= self.ttft and point.tokens_s_user >= self.user_tokens_s and point.e2e <= self.e2e
+        """A queue that grows without end meets nothing."""
+        soon = point.ttft <= self.ttft and isfinite(point.ttft)
+        return soon and point.tokens_s_user >= self.user_tokens_s and point.e2e <= self.e2e
 
     def merit(self, point: Prediction) -> float:
         return point.tokens_s_gpu if self.goal == "throughput" else point.tokens_s_user
 
     def distance(self, point: Prediction) -> float:
         """How many times over its limits a point is, for when none is within."""
+        if not isfinite(point.ttft):
+            return inf
         return max(point.ttft / self.ttft, self.user_tokens_s / point.tokens_s_user, point.e2e / self.e2e)
 
     def limited_to(self, slo: Slo) -> UseCase:
@@ -183,22 +188,24 @@ def choose(points: Sequence[Prediction], use_case: UseCase) -> Choice | None:
         return None
     within = [point for point in points if use_case.met(point)]
     if not within:
-        nearest_point = min(points, key=use_case.distance)
+        nearest_point = min(points, key=lambda point: (use_case.distance(point), -point.tokens_s))
         return Choice(nearest_point, _missed(nearest_point, use_case), False)
-    best = max(within, key=lambda point: _worth(point, use_case))
-    others = [point for point in within if point.sharding != best.sharding]
-    second = max(others, key=lambda point: _worth(point, use_case), default=None)
+    best, *others = sorted(within, key=lambda point: worth(point, use_case), reverse=True)
+    second = next((point for point in others if point.sharding != best.sharding), None)
     return Choice(best, _why(best, second, points, use_case), True)
 
 
-def _worth(point: Prediction, use_case: UseCase) -> tuple[float, float]:
+def worth(point: Prediction, use_case: UseCase) -> tuple[float, float]:
     """Merit; between layouts that yield the same, as all that keep up with a rate do, what a user gets."""
     return float(f"{use_case.merit(point):.6g}"), point.tokens_s_user
 
 
 def _missed(point: Prediction, use_case: UseCase) -> tuple[str, str]:
     short = []
-    if point.ttft > use_case.ttft:
+    if not isfinite(point.ttft):
+        rate, served = point.workload.rate or 0.0, point.tokens_s / point.workload.osl
+        short.append(f"its queue grows without end ({rate:,.4g} requests/s wanted, {served:,.4g} served)")
+    elif point.ttft > use_case.ttft:
         short.append(f"TTFT {point.ttft * 1e3:,.0f} ms, wanted {use_case.ttft * 1e3:,.0f}")
     if point.tokens_s_user < use_case.user_tokens_s:
         short.append(f"{point.tokens_s_user:.1f} tok/s a user, wanted {use_case.user_tokens_s:.0f}")
@@ -210,7 +217,8 @@ def _missed(point: Prediction, use_case: UseCase) -> tuple[str, str]:
 def _why(best: Prediction, second: Prediction | None, points: Sequence[Prediction], use_case: UseCase) -> tuple[str, str]:
     limit = _limit(best)
     if second is None:
-        return limit, f"no other layout meets {use_case.name}"
+        alone = all(point.sharding == best.sharding for point in points)
+        return limit, "no other layout runs" if alone else f"no other layout meets {use_case.name}"
     loss = 1 - use_case.merit(second) / use_case.merit(best)
     unbound = max((p for p in points if p.sharding != best.sharding), key=use_case.merit)
     if use_case.merit(unbound) > (1 + 1e-6) * use_case.merit(best):

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
 from asked import measured
+from test_models import LLAMA
 from typer.testing import CliRunner, Result
 
 from cli.commands import app
+from runtime.planner import local
 from runtime.planner.search import use_cases
 
 
@@ -104,7 +110,7 @@ NO_LAYERS = '{"hidden_size": 64, "num_hidden_layers": 0, "num_attention_heads": 
         ('{"hidden_size": "x", "num_hidden_layers": 1, "num_attention_heads": 1}', "makes no model"),
         ('{"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 0}', "makes no model"),
         (NO_LAYERS, "layers 0; it is 1 at least"),
-        (None, "is no checkpoint: it has no config.json"),
+        (None, "is no checkpoint: it has no config.json (a named model is spelled as llama-3.1-8b)"),
     ],
 )
 def test_a_directory_that_is_no_model(tmp_path: Path, config: str | None, words: str) -> None:
@@ -114,6 +120,16 @@ def test_a_directory_that_is_no_model(tmp_path: Path, config: str | None, words:
     assert found.exit_code == 2
     assert words in found.stderr
     assert "Traceback" not in found.output
+
+
+def test_a_path_that_is_no_directory_is_told_from_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    assert (
+        f"is a file: a checkpoint is its directory, {tmp_path}\n" in plan(str(tmp_path / "config.json"), "--gpu", "h100").stderr
+    )
+    assert "there is no such directory" in plan("./nowhere", "--gpu", "h100").stderr
+    monkeypatch.chdir(tmp_path)
+    assert plan("config.json", "--gpu", "h100").stderr.startswith("error: config.json is a file: ")
 
 
 SHEET = '"memory_gib": 9, "bandwidth_gb_s": 3, "tflops": {"bf16": 1}'
@@ -150,7 +166,10 @@ def test_nothing_fits_is_a_failure() -> None:
     found = plan("llama-3.1-405b", "--gpu", "l4", "--gpus", "4")
     assert found.exit_code == 1
     assert "would fit: tp" in found.stdout
-    assert plan("llama-3.1-405b", "--gpu", "l4", "--launch", "vllm").exit_code == 1
+    refused = plan("llama-3.1-405b", "--gpu", "l4", "--gpus", "4", "--launch", "vllm")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "nothing fits on 4 x l4: " in refused.stderr
+    assert "; would fit: " in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -168,6 +187,9 @@ def test_nothing_fits_is_a_failure() -> None:
         (("llama-3.1-8b", *H200, "--slo", "ttft=0"), "it must be above 0; nearest that works: 1"),
         (("llama-3.1-8b", *H200, "--nodes", "3"), "8 GPUs do not divide by it; nearest 2 or 4"),
         ((), "which MODEL?"),
+        (("",), "which MODEL?"),
+        (("llama-3.1-8b", "--gpu", "NVIDIA GeForce RTX 4090 Laptop GPU"), "another is described with --gpu-file"),
+        (("llama-2-7b", *H200, "--isl", "4000", "--osl", "500", "--launch", "vllm"), "nearest that works: --isl 3596"),
         (("--validate", "/nowhere.csv"), "cannot be read"),
         (("llama-3.1-8b", *H200, "--calibration", "/nowhere.json"), "cannot be read"),
         (("llama-3.1-8b", "--gpu", "x", "--gpu-file", "/nowhere.json"), "cannot be read"),
@@ -181,11 +203,117 @@ def test_bad_values_are_named_with_the_nearest_good_one(arguments: tuple[str, ..
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [("--gpus", "0"), ("--isl", "-1"), ("--isl", "99999999"), ("--gpus", "many"), ("--rate", "nan"), ("--rate", "inf")],
+    ("option", "value", "nearest"),
+    [
+        ("--gpus", "0", "1"),
+        ("--gpus", "-1", "1"),
+        ("--gpus", "99999", "16384"),
+        ("--gpus", "many", "1"),
+        ("--gpus", "2.6", "3"),
+        ("--nodes", "0", "1"),
+        ("--isl", "-1", "1"),
+        ("--isl", "99999999", "16777216"),
+        ("--osl", "1e99", "16777216"),
+        ("--concurrency", "0", "1"),
+        ("--rate", "nan", "0.001"),
+        ("--rate", "inf", "1e+09"),
+        ("--rate", "0", "0.001"),
+    ],
 )
-def test_bad_numbers_are_usage(arguments: tuple[str, ...]) -> None:
-    assert plan("llama-3.1-8b", "--gpu", "h100", *arguments).exit_code == 2
+def test_bad_numbers_are_named_with_rule_and_nearest(option: str, value: str, nearest: str) -> None:
+    found = plan("llama-3.1-8b", "--gpu", "h100", option, value)
+    assert found.exit_code == 2
+    words = "a number" if option == "--rate" else "a whole number"
+    assert f"'{option}': '{value}' is not {words} from " in found.stderr
+    assert found.stderr.endswith(f"nearest that works: {nearest}\n")
+    assert plan("llama-3.1-8b", "--gpu", "h100", option, nearest, "--json").exit_code in (0, 1)
+
+
+def test_a_number_may_have_a_point() -> None:
+    assert json.loads(plan("llama-3.1-8b", *H200, "--rate", "0.5", "--json").stdout)["request"]["rate"] == 0.5
+
+
+def test_local_means_all_gpus_that_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gpus(*arguments: str) -> tuple[str, int]:
+        asked = json.loads(plan("llama-3.2-1b", *arguments, "--json").stdout)["request"]
+        return asked["gpu"], asked["gpus"]
+
+    monkeypatch.setattr(local, "local_products", lambda: 4 * ["NVIDIA L4"])
+    assert gpus() == gpus("--gpu", "local") == ("l4", 4)
+    assert gpus("--gpus", "2") == ("l4", 2)
+    assert gpus("--gpu", "h100") == ("h100", 1)
+    assert gpus("--gpu", "cpu") == ("cpu", 1)
+    monkeypatch.setattr(local, "local_products", lambda: ["NVIDIA L4", "Tesla T4"])
+    found = plan("llama-3.2-1b")
+    assert (found.exit_code, found.stdout) == (2, "")
+    assert "--gpu l4 --gpus 1 or --gpu t4 --gpus 1" in found.stderr
+
+
+def in_a_terminal(columns: int, *arguments: str) -> list[str]:
+    """What `plan` prints to one so wide."""
+    outer, inner = pty.openpty()
+    termios.tcsetwinsize(inner, (40, columns))
+    environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
+    command = [sys.executable, "-m", "shardscope", "plan", *arguments]
+    with subprocess.Popen(command, stdout=inner, stderr=subprocess.DEVNULL, cwd=ROOT, env=environment) as running:
+        os.close(inner)
+        shown = b""
+        with contextlib.suppress(OSError):  # how Linux ends a terminal that nobody writes to any more
+            while part := os.read(outer, 1 << 16):
+                shown += part
+    os.close(outer)
+    assert running.returncode == 0
+    return shown.decode().split("\r\n")
+
+
+def test_a_terminal_gets_no_wider_lines_than_it_has_and_a_pipe_gets_them_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = in_a_terminal(60, "llama-3.1-70b", *H200)
+    assert 40 < max(map(len, lines)) <= 60
+    assert any(line.startswith("take ") for line in lines)
+    monkeypatch.setenv("COLUMNS", "60")
+    assert max(map(len, plan("llama-3.1-70b", *H200).stdout.splitlines())) > 120
+
+
+def test_a_command_is_one_line_even_in_a_narrow_terminal() -> None:
+    """It is to be copied."""
+    lines = in_a_terminal(40, "llama-3.1-70b", *H200, "--launch", "vllm")
+    assert lines == [plan("llama-3.1-70b", *H200, "--launch", "vllm").stdout.rstrip("\n"), ""]
+
+
+@pytest.mark.parametrize(("typed", "engine"), [("VLLM", "vllm"), ("tensorrt-llm", "trtllm"), ("TRT_LLM", "trtllm")])
+def test_engines_go_by_the_names_people_type(typed: str, engine: str) -> None:
+    asked = ("mixtral-8x7b", *H200, "--concurrency", "8")
+    assert plan(*asked, "--engine", typed).stdout == plan(*asked, "--engine", engine).stdout
+    assert plan(*asked, "--launch", typed, "--json").stdout == plan(*asked, "--launch", engine, "--json").stdout
+
+
+def test_a_checkpoints_directory_is_planned_for_and_started(tmp_path: Path) -> None:
+    path = tmp_path / "mine"
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(LLAMA))
+    found = plan(str(path), "--gpu", "h100", "--isl", "64", "--osl", "16")
+    assert (found.exit_code, found.stderr) == (0, "")
+    assert "worth knowing" not in found.stdout
+    (path / "config.json").write_text(json.dumps(LLAMA | {"model_type": "gemma", "architectures": ["GemmaForCausalLM"]}))
+    found = plan(str(path), "--gpu", "h100", "--isl", "64", "--osl", "16")
+    assert found.exit_code == 0
+    assert f"shardscope does not serve {path}" in found.stdout
+    assert "--engine vllm" in found.stdout
+    refused = plan(str(path), "--gpu", "h100", "--isl", "64", "--osl", "16", "--launch", "shardscope")
+    assert refused.exit_code == 2
+    assert "GemmaForCausalLM is not supported" in refused.stderr
+    assert "--launch vllm" in refused.stderr
+
+
+def test_the_engines_own_cache_format_is_planned_for() -> None:
+    """TensorRT-LLM keeps 8 bits beside 8-bit weights only: the same checkpoint holds half as many tokens in 16."""
+    asked = ("llama-3.1-8b", "--gpu", "h100", "--engine", "trtllm", "--dtype", "bf16", "--json")
+    own, plain, fp8 = (
+        json.loads(plan(*asked, *more).stdout)["layouts"][0]["kv_tokens"]
+        for more in ((), ("--kv-dtype", "bf16"), ("--kv-dtype", "fp8_e4m3"))
+    )
+    assert own == plain
+    assert fp8 == pytest.approx(2 * plain, rel=1e-4)
 
 
 def test_validation_is_printed() -> None:

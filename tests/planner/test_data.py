@@ -55,16 +55,59 @@ def test_rates_are_dense() -> None:
     ("product", "name"),
     [
         ("NVIDIA H100 80GB HBM3", "h100"),
-        ("NVIDIA H200", "h200"),
-        ("NVIDIA A100-SXM4-40GB", "a100-40gb"),
-        ("NVIDIA L40S", "l40s"),
-        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
         ("NVIDIA H100 NVL", "h100-nvl"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA H200 NVL", "h200-nvl"),
+        ("NVIDIA GH200 480GB", "gh200-96gb"),
+        ("NVIDIA GH200 144G HBM3e", "gh200"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA A100-SXM4-40GB", "a100-40gb"),
+        ("NVIDIA A100-PCIE-40GB", "a100-pcie-40gb"),
+        ("NVIDIA A100 80GB PCIe", "a100-pcie"),
+        ("NVIDIA B200", "b200"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA L40", "l40"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA A10G", "a10"),
+        ("Tesla V100-SXM2-32GB", "v100"),
+        ("Tesla V100-SXM2-16GB", "v100-16gb"),
+        ("Tesla T4", "t4"),
+        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ("NVIDIA GeForce RTX 3060", "rtx-3060"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "rtx-pro-6000"),
+        ("NVIDIA RTX 6000 Ada Generation", "rtx-6000-ada"),
+        ("NVIDIA RTX A6000", "rtx-a6000"),
+        # others of a name: smaller chips, slices of one, boards without the link
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA GeForce RTX 4090 D", None),
+        ("NVIDIA GeForce RTX 3060 Ti", None),
+        ("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", None),
+        ("Tesla V100-PCIE-16GB", None),
+        ("NVIDIA A100-SXM4-80GB MIG 1g.10gb", None),
+        ("NVIDIA H100 80GB HBM3 MIG 3g.40gb", None),
+        ("Quadro RTX 6000", None),
+        ("NVIDIA GeForce RTX 3080", None),
         ("Radeon", None),
+        ("", None),
     ],
 )
 def test_devices_are_known_by_the_drivers_names(product: str, name: str | None) -> None:
     assert catalogued(product) == name
+
+
+@pytest.mark.parametrize("product", ["NVIDIA H100 80GB HBM3", "nvidia h100 nvl", "Tesla T4", "h100 pcie", "A100_PCIE_40GB"])
+def test_a_drivers_name_will_do_for_an_entrys(product: str) -> None:
+    assert find_gpu(product).name == catalogued(product.replace("_", "-"))
+
+
+def test_a_name_of_another_device_is_no_entrys() -> None:
+    with pytest.raises(PlanError, match=r"'NVIDIA GeForce RTX 4090 Laptop GPU' is not known; .*--gpu-file"):
+        find_gpu("NVIDIA GeForce RTX 4090 Laptop GPU")
+
+
+def test_a_gpu_without_bfloat16_says_so() -> None:
+    assert [name for name in named_gpus() if not find_gpu(name).bfloat16] == ["t4", "v100", "v100-16gb"]
 
 
 def test_ones_own_gpu(tmp_path: Path) -> None:

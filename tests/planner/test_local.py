@@ -18,7 +18,7 @@ from runtime.planner import local
 from runtime.planner.calibration import Calibration, Errors, load, save
 from runtime.planner.cost import Work, step
 from runtime.planner.hardware import Cluster, find_gpu
-from runtime.planner.local import calibration_path, find_device, nominal_cpu
+from runtime.planner.local import calibration_path, find_device, local_count, nominal_cpu
 from runtime.planner.memory import rank_memory
 from runtime.planner.models import read_model
 from runtime.planner.names import PlanError
@@ -33,7 +33,7 @@ GIB = 1 << 30
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user's data directory of our own, and a machine without a GPU."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    monkeypatch.setattr(local, "local_gpu", lambda: None)
+    monkeypatch.setattr(local, "local_products", list)
     return tmp_path
 
 
@@ -68,7 +68,7 @@ def test_factors_of_a_gpu_hold_for_it_and_no_other() -> None:
 
 
 def test_a_gpu_that_the_catalogue_knows_is_local(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "local_gpu", lambda: "l4")
+    monkeypatch.setattr(local, "local_products", lambda: ["NVIDIA L4"])
     assert find_device("local")[0].name == "l4"
     assert find_device("cpu")[0].shared
     with pytest.raises(PlanError, match="near by: h200"):
@@ -93,6 +93,39 @@ def test_a_damaged_file_says_what_is_wrong(change: dict[str, object], words: str
     calibration_path("cpu").write_text(json.dumps(content))
     with pytest.raises(PlanError, match=words):
         find_device("cpu")
+
+
+def test_a_gpu_that_nobody_described_is_named_with_what_would_do(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "local_products", lambda: ["NVIDIA CMP 170HX"])
+    with pytest.raises(PlanError, match=r"'NVIDIA CMP 170HX' is not in the catalogue: .*--gpu NAME, .* --gpu-file"):
+        find_device("local")
+    file = data / "gpus.json"
+    sheet = {"memory_gib": 8, "bandwidth_gb_s": 1493, "tflops": {"bf16": 50}}
+    file.write_text(json.dumps({"other": sheet}))
+    with pytest.raises(PlanError, match="under words of its name; other are not"):
+        find_device("local", file)
+    file.write_text(json.dumps({"CMP-170HX": sheet}))
+    assert find_device("local", file)[0].bandwidth == 1493e9
+
+
+def test_gpus_that_differ_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layout takes its ranks to be alike, so that "local" would be right for some of them."""
+    monkeypatch.setattr(local, "local_products", lambda: ["Tesla T4", "NVIDIA A100 80GB PCIe", "Tesla T4"])
+    words = (
+        r"\(2 x Tesla T4, 1 x NVIDIA A100 80GB PCIe\) and a plan is for one kind: --gpu t4 --gpus 2 or --gpu a100-pcie --gpus 1"
+    )
+    with pytest.raises(PlanError, match=words):
+        find_device("local")
+    assert find_device("cpu")[0].shared
+    monkeypatch.setattr(local, "local_products", lambda: ["Tesla T4", "NVIDIA CMP 170HX"])
+    with pytest.raises(PlanError, match=r"one kind: --gpu t4 --gpus 1$"):
+        find_device("local")
+
+
+def test_this_machines_gpus_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (local_count("local"), local_count("cpu"), local_count("h100")) == (1, 1, 1)
+    monkeypatch.setattr(local, "local_products", lambda: 4 * ["NVIDIA L4"])
+    assert (local_count("local"), local_count("cpu"), local_count("h100")) == (4, 1, 1)
 
 
 def test_ranks_share_the_machines_memory_and_hold_no_cuda_context() -> None:

@@ -5,12 +5,32 @@ from __future__ import annotations
 import pytest
 from asked import setup
 
-from runtime.planner.memory import Verdict, rank_memory, rank_weights, sequences, verdict
+from runtime.planner.memory import Verdict, cache_format, precision, rank_memory, rank_weights, sequences, verdict
+from runtime.planner.models import find_model
+from runtime.planner.parameters import find_engine
 
 
 def judged(model: str, gpu: str, wanted: float = 1, isl: int = 1000, osl: int = 1000, **more: object) -> Verdict:
     s = setup(model, gpu, **more)
     return verdict(s.model, s.sharding, s.cluster, s.form, s.engine, isl, osl, wanted)
+
+
+@pytest.mark.parametrize(
+    ("engine", "weights", "kept"),
+    [
+        ("trtllm", "fp8", "fp8"),
+        ("trtllm", "bf16", "bf16"),
+        ("trtllm", "float32", "fp32"),
+        ("tensorrt-llm", "nvfp4", "fp8"),
+        ("vllm", "fp8", "fp8"),
+        ("vllm", "fp16", "fp16"),
+        ("shardscope", "int8", "bf16"),
+        ("shardscope", "fp32", "fp32"),
+    ],
+)
+def test_an_engine_quantises_the_cache_with_the_weights(engine: str, weights: str, kept: str) -> None:
+    kv = cache_format(find_engine(engine).kv, weights)
+    assert precision(find_model("llama-3.1-8b"), weights, kv).kv.name == kept
 
 
 @pytest.mark.parametrize(("tp", "gigabytes"), [(2, 70), (4, 35), (8, 17.5)])

@@ -9,7 +9,7 @@ import pytest
 
 from runtime.checkpoint.config import parse_shape
 from runtime.planner.memory import precision, rank_weights
-from runtime.planner.models import find_model, named_models, read_model
+from runtime.planner.models import find_model, named_models, public_repository, read_model
 from runtime.planner.names import PlanError
 from runtime.planner.sharding import Sharding
 
@@ -155,13 +155,44 @@ def test_a_checkpoint_directory_is_read(tmp_path: Path) -> None:
         ("deepseek-r1", "deepseek-v3"),
         ("Qwen/Qwen3-235B-A22B", "qwen3-235b-a22b"),
         ("llama2-13b", "llama-2-13b"),
+        ("llama 3.1 70b", "llama-3.1-70b"),
+        ("Llama_3.1_8B", "llama-3.1-8b"),
+        ("nvidia/Llama-3.1-8B-Instruct-NVFP4", "llama-3.1-8b"),
+        ("Qwen3-32B-AWQ", "qwen3-32b"),
+        ("Qwen2.5-7B-Instruct-GPTQ-Int4", "qwen2-7b"),
     ],
 )
 def test_models_are_found_under_the_names_people_type(typed: str, found: str) -> None:
     assert find_model(typed).name == found
 
 
+@pytest.mark.parametrize(
+    ("typed", "form"),
+    [
+        ("llama-3.1-8b", ""),
+        ("llama-3.1-8b-fp8", "fp8"),
+        ("nvidia/DeepSeek-V3-FP4", "nvfp4"),
+        ("Qwen3-32B-AWQ", "int4"),
+        ("Qwen2.5-7B-Instruct-GPTQ-Int4", "int4"),
+        ("Llama-3.1-8B-Instruct-NVFP4", "nvfp4"),
+        ("deepseek-v3", "fp8-block"),
+    ],
+)
+def test_a_quantised_checkpoints_name_tells_its_format(typed: str, form: str) -> None:
+    assert find_model(typed).stored_as == form
+
+
+@pytest.mark.parametrize(
+    ("name", "repository"),
+    [("llama-3.1-70b", "meta-llama/Llama-3.1-70B"), ("deepseek-r1", "deepseek-ai/DeepSeek-V3"), ("gpt-3-175b", "")],
+)
+def test_where_a_model_is_published(name: str, repository: str) -> None:
+    assert public_repository(find_model(name).name) == repository
+
+
 def test_an_unknown_model_is_answered_with_near_ones() -> None:
+    with pytest.raises(PlanError, match=r"'xyz' is not known; known are .*\(a checkpoint's directory will do too\)"):
+        find_model("xyz")
     with pytest.raises(PlanError, match=r"'lama-3.1-70b' is not known; near by: .*llama-3.1-70b"):
         find_model("lama-3.1-70b")
     assert all(find_model(name).name == name for name in named_models())

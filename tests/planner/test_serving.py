@@ -40,6 +40,18 @@ def test_one_request_waits_for_nobody_and_a_pipeline_idles_for_it(big: dict[str,
     assert big["tp one"].tpot == pytest.approx(big["tp one"].step.total)
 
 
+def test_prompts_are_the_limit_where_they_take_most_of_a_token() -> None:
+    """Long prompts and short answers: decode steps are not what to shorten. Alone, a request waits for no other's prompt."""
+    found = served(8192, 64, 64, tp=8)
+    assert found.limiting == ("prompts", found.prompts / found.tpot)
+    assert found.prompts > found.tpot - found.prompts
+    assert found.tpot == pytest.approx(found.step.total + found.prompts)
+    alone = served(8192, 64, 1, tp=8)
+    assert alone.prompts == 0
+    assert alone.limiting[0] == alone.limit.replace("_", "-")
+    assert alone.limiting[1] == max(alone.step) / alone.step.total
+
+
 def test_pipelines_lose_what_was_measured() -> None:
     """70B FP4 on RTX PRO 6000, 1000/1000: 2.07, 3.34 and 4.57 times one GPU with 2, 4 and 8 stages."""
     work = Workload(1000, 1000, requests=3000)

@@ -153,12 +153,15 @@ def test_a_large_screen_shows_them_all(planned):
         assert words in page
 
 
-def test_a_choice_says_its_figures_once_and_then_why(planned):
+@pytest.mark.parametrize(("case", "why"), [("chat", "of TPOT"), ("voice", "of a step")])
+def test_a_choice_says_its_figures_once_and_then_why(planned, case, why):
+    """Chat's many requests wait for each other's prompts; voice's one does not."""
     lines = drawn(planned, 199, 60, panel="cases")[0]
-    [chat] = [each for each in lines if each.lstrip().startswith("chat ")]
-    assert "/user" in chat
-    assert "of a step" in chat
-    assert "tok/s/GPU at" not in chat
+    [line] = [each for each in lines if each.lstrip().startswith(f"{case} ")]
+    name, share = planned.cases[case].point.limiting
+    assert "/user" in line
+    assert f"{name} {share:.0%} {why}" in line
+    assert "tok/s/GPU at" not in line
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 60), (19, 7), (79, 24), (80, 24), (300, 1), (300, 100)])
