@@ -1,4 +1,4 @@
-"""Turns a rank's clock readings into records: of each step, once a second of collectives and experts, and of memory less often."""
+"""Turns a rank's clock readings into records: of each step, once a second of collectives and experts, less often of memory."""
 
 from __future__ import annotations
 
