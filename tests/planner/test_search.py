@@ -63,7 +63,7 @@ def test_the_choice_keeps_the_limits_and_says_what_limits_it(plan: Plan) -> None
     best = plan.choice.point
     within = [p for entry in plan.entries for p in entry.points if CHAT.met(p)]
     assert best.tokens_s_gpu == max(p.tokens_s_gpu for p in within)
-    assert f"{best.limit.replace('_', '-')} " in plan.choice.reason
+    assert f"{best.limiting[0]} " in plan.choice.reason
     assert "\n" not in plan.choice.reason
 
 
