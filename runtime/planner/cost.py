@@ -176,6 +176,16 @@ def step_overhead(setup: Setup, busy: float) -> Terms:
     return Terms(launch=setup.rates(busy).engine_step(setup.sharding.pp) * setup.scale.step)
 
 
+def prompt_dispatch(setup: Setup) -> float:
+    """What a CPU needs at least to launch the kernels of a pass with a prompt. Ranks measured here tell it themselves."""
+    if setup.gpu.machine is not None:
+        return 0.0
+    model, plain = setup.model, scalar("prompt_dispatch_ms")
+    mixture = plain if setup.engine.compiles_prompts else scalar("prompt_dispatch_moe_ms")
+    moe = model.moe_layers / model.layers
+    return ((1 - moe) * plain + moe * mixture) * 1e-3 * model.layers * setup.scale.queue
+
+
 def step(setup: Setup, work: Work) -> Step:
     """All stages one after another, and the slowest: one layer more than the mean, or the head besides its layers."""
     model, pp = setup.model, setup.sharding.pp

@@ -15,7 +15,7 @@ from runtime.planner.memory import cache_format, precision
 from runtime.planner.models import find_model
 from runtime.planner.names import PlanError, load
 from runtime.planner.parameters import Scale, find_engine
-from runtime.planner.serving import Workload, predict
+from runtime.planner.serving import Hold, Workload, predict
 from runtime.planner.sharding import Sharding
 
 _CASE = ("source", "model", "gpu", "n_gpus", "tp", "pp", "ep", "dp", "precision", "isl", "osl", "concurrency")
@@ -79,13 +79,12 @@ def read_row(row: Mapping[str, str], line: int) -> Measurement:
     source = row["source"]
     engine = find_engine(_engine(source))
     protocol = _protocol(row, model.name, gpu.name)
-    if "memory_share" in protocol:
-        engine = replace(engine, memory_share=protocol["memory_share"])
+    engine = replace(engine, **{key: protocol[key] for key in ("memory_share", "compiles_prompts") if key in protocol})
     gpus = int(_number(row["n_gpus"], "n_gpus"))
     sharding = _sharding(row, gpus, protocol)
     isl, osl = _number(row["isl"], "isl"), _number(row["osl"], "osl")
-    if "batched_inputs" in protocol:
-        engine = replace(engine, max_batched_tokens=int(protocol["batched_inputs"] * isl))
+    if "batched" in protocol:
+        engine = replace(engine, max_batched_tokens=_batched(protocol["batched"], isl, row["concurrency"]))
     # of a format with several variants, a row means the one that the model is published in
     native = row["precision"] == {"fp8-block": "fp8", "mxfp4": "fp4"}.get(model.stored_as)
     weights = protocol.get("precision") or (model.stored_as if native else row["precision"])
@@ -94,6 +93,8 @@ def read_row(row: Mapping[str, str], line: int) -> Measurement:
     family = re.split(r" [(\[]", source)[0]
     group = f"{family} {'MoE' if model.experts else 'dense'}"
     workload = _workload(row["concurrency"], isl, osl, protocol)
+    if protocol.get("hold"):
+        workload = replace(workload, hold=_hold(protocol["hold"], workload.isl, engine.max_batched_tokens, sharding.attention_dp))
     return Measurement(group, metric, _number(row["value"], "value"), setup, workload, line, row["model"], row["precision"])
 
 
@@ -107,16 +108,19 @@ def _protocol(row: Mapping[str, str], model: str, gpu: str) -> dict[str, Any]:
 
 
 def _meets(row: Mapping[str, str], model: str, gpu: str, protocol: Mapping[str, Any]) -> bool:
-    users, tp, dp = row["concurrency"], _number(row["tp"] or "1", "tp"), _number(row["dp"] or "1", "dp")
+    users = row["concurrency"]
+    tp, ep, dp = (_number(row[axis] or "1", axis) for axis in ("tp", "ep", "dp"))
+    lengths = all(row[name] == str(protocol.get(name, row[name])) for name in ("isl", "osl"))
     return (
         protocol["match"] in row["source"]
         and _engine(row["source"]) == protocol.get("engine", _engine(row["source"]))
         and gpu in protocol.get("gpus", [gpu])
         and model in protocol.get("models", [model])
         and row["precision"] in protocol.get("formats", [row["precision"]])
-        and row["isl"] == str(protocol.get("isl", row["isl"]))
-        and tp < protocol.get("tp_below", tp + 1)
+        and lengths
+        and protocol.get("tp_above", 0) < tp < protocol.get("tp_below", tp + 1)
         and dp > protocol.get("attention_dp_above", 0)
+        and ep > protocol.get("ep_above", 0)
         and (not users.isdigit() or int(users) >= protocol.get("least_concurrency", 0))
     )
 
@@ -143,11 +147,28 @@ def _sharding(row: Mapping[str, str], gpus: int, protocol: Mapping[str, Any]) ->
     tp, pp, ep, dp = (int(_number(row[axis] or "1", axis)) for axis in ("tp", "pp", "ep", "dp"))
     if protocol.get("attention_dp") and tp > 1:
         return Sharding(tp=1, pp=pp, dp=dp, attention_dp=tp, ep=tp)
+    if protocol.get("spread") and tp > 1:
+        return Sharding(tp=tp, pp=pp, ep=tp)
     if gpus == tp * pp * dp:  # ranks counted as tp x dp, experts spread among them
         return Sharding(tp, pp, 1, dp, ep) if ep > 1 else Sharding(tp, pp, dp)
     if gpus == tp * pp * ep * dp:
         return Sharding(tp, pp, dp, ep, ep)
     raise PlanError(f"tp {tp} pp {pp} ep {ep} dp {dp} make no {gpus} GPUs")
+
+
+def _batched(rule: Mapping[str, float], isl: float, users: str) -> int:
+    """Tokens of a step where a script works them out from the prompt's length and the users."""
+    count = float(users) if users.isdigit() else 0.0
+    given = rule.get("inputs", 0) * isl + rule.get("users", 0) * count + rule.get("more", 0)
+    return int(max(given, rule.get("least", 0)))
+
+
+def _hold(rule: Mapping[str, Any], isl: float, batched: int, groups: int) -> Hold:
+    """Prompts held back until they fill a share of a step, or until every attention group has one: g (1 + 1/2 + ... + 1/g) of
+    them, as each comes to the group that has just finished one."""
+    if rule.get("groups"):
+        return Hold(rule["steps"], groups * sum(1 / group for group in range(1, groups + 1)), looks=True)
+    return Hold(rule["steps"], max(1.0, rule.get("share", float("inf")) * batched / isl), rule.get("looks", False))
 
 
 def _workload(load: str, isl: float, osl: float, protocol: Mapping[str, Any]) -> Workload:
@@ -156,7 +177,6 @@ def _workload(load: str, isl: float, osl: float, protocol: Mapping[str, Any]) ->
         isl * ratio,
         osl * ratio,
         requests=protocol.get("requests", {}).get(f"{isl:.0f}/{osl:.0f}"),
-        wait_steps=protocol.get("wait_steps", 0.0),
         max_batch=protocol.get("max_batch", float("inf")),
         balanced=protocol.get("balanced", False),
     )

@@ -53,6 +53,8 @@ class Engine:
     share_of: str  # "total": of all, less all that is taken; "allocator": less weights and activations; "free": of the rest
     reserve: str  # "full": a request is admitted with input and output reserved; "mean": it grows into its blocks
     max_batched_tokens: int
+    mixes: bool  # whether prompts ride in the steps of requests that decode, or go in passes of their own
+    compiles_prompts: bool  # whether a compiler has joined the kernels of a step with prompts
     dispatch: str  # of tokens to experts: "all_to_all", "all_gather", or "nvlink": the first where NVLink is
     stages: str  # how layers are cut: "even", or "balanced" with the LM head
     pipeline_tensors: int  # hidden-size tensors that cross a boundary
@@ -156,6 +158,9 @@ def grouped(gpu: Gpu, form: Format, stack: str) -> Grouped:
     """Measured rates of expert layers; a device or format nobody measured reads its nearest relative's."""
     tables = {key: value for key, value in load("parameters")["grouped"].items() if isinstance(value, dict)}
     table = tables[gpu.measured_as if gpu.measured_as in tables else "h100"]
+    instead = load("parameters")["on_fp4_cores"].get(stack, {}).get(form.name)
+    if "fp4" in gpu.flops and instead in table.get(stack, ()):
+        form = find_format(instead)
     compute = form.compute
     fallback: Mapping[str, str] = load("parameters")["format_fallback"]
     while compute not in gpu.flops and compute in fallback:

@@ -7,11 +7,30 @@ in the same step, so it costs the difference that its tokens make: TPOT = T(n) +
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from runtime.planner.cost import Setup, Terms, Work, bytes_per_token, step
+from runtime.planner.cost import Setup, Terms, Work, bytes_per_token, prompt_dispatch, step
 from runtime.planner.memory import Memory, rank_memory, sequences
 from runtime.planner.parameters import scalar
 from runtime.planner.sharding import Sharding
+
+
+@dataclass(frozen=True)
+class Hold:
+    """How an engine holds prompts back while it decodes, so that several begin together."""
+
+    steps: float  # of decoding at most
+    enough: float = float("inf")  # prompts that end it before
+    looks: bool = False  # it looks for prompts once in so many steps; else it counts from the first that waits
+
+    def begun(self, rate: float) -> tuple[float, float]:
+        """(steps that a prompt waits in the mean, prompts that begin together) when so many come in a step.
+
+        The first of those that are held waits longest, the others half as long. Looks come whether a prompt waits or not.
+        """
+        steps = min(self.steps, (self.enough - 1) / rate)
+        others = rate * steps
+        return (steps / 2 if self.looks else steps * (1 + others / 2) / (1 + others)), 1 + others
 
 
 @dataclass(frozen=True)
@@ -24,7 +43,7 @@ class Workload:
     rate: float | None = None  # requests a second, over all replicas
     requests: float | None = None  # of the whole run; None: without end
     burst: float = 0.0  # share of the requests that arrive all at once, when a closed loop begins
-    wait_steps: float = 0.0  # that the engine holds a prompt back to fill its batch
+    hold: Hold | None = None
     max_batch: float = float("inf")  # requests in a replica's step
     balanced: bool = False  # attention groups begin their prompts together
     text: bool = True  # prompts come as text, and somebody tokenises them
@@ -126,13 +145,17 @@ def _cycle(setup: Setup, workload: Workload, n: float, replicas: float) -> _Cycl
     whole, stage = step(setup, Work(group, context, busy=busy))
     # prompt tokens of a mean step come as whole prompts, several together when many begin, in chunks when one is too long
     tokens = group * workload.isl / workload.osl
-    chunk = min(max(tokens, workload.isl), max(setup.engine.max_batched_tokens - group, 256.0))
+    together = max(1.0, _begun(workload, n)[1] / s.attention_dp)
+    chunk = min(max(tokens, together * workload.isl), _room(setup, group))
     carrying = tokens / chunk  # share of micro-batches with a prompt on board
     # groups and stages step together, so one with a prompt holds up the rest: a round is late if any of them has one
     groups = 1 if workload.balanced else s.attention_dp
     late = 1 - (1 - carrying) ** (batches * groups) if carrying < 1 else carrying
     share = carrying / (1 - (1 - carrying) ** groups) if carrying < 1 else 1.0
-    longer = step(setup, Work(group, context, chunk, workload.isl / 2, share, busy)).stage.total - stage.total
+    ahead = max(0.0, 1 - carrying) * stage.total
+    longer = _pass(setup, group, context, chunk, workload.isl, share, busy, ahead).stage
+    if setup.engine.mixes:
+        longer -= stage.total
     prompts = batches * longer * late
     decode = max(whole.total, batches * stage.total)
     worked = batches * (whole.total / s.pp + carrying * longer)
@@ -145,11 +168,12 @@ def _closed_loop(setup: Setup, workload: Workload, memory: Memory, wanted: float
     active = min(wanted, room)
     replicas = min(s.dp, max(1.0, active))
     cycle = _cycle(setup, workload, active / replicas, replicas)
-    prompt, service = _prompt_pass(setup, workload, cycle)
+    first = _begin(setup, workload, cycle, 1.0)
     # requests that begin together and are the only ones see no other prompts once they decode
     others = 0.0 if workload.requests is not None and workload.requests <= active else max(0.0, 1 - 1 / cycle.n)
     tpot = cycle.decode + cycle.prompts * others
-    ttft = service + _queue(setup, workload, cycle) * setup.scale.queue + _intake(workload, active, cycle.round)
+    queue = _queue(setup, workload, cycle, first.time) * setup.scale.queue
+    ttft = first.time + queue + _intake(workload, active, cycle.round)
     residence = ttft + (workload.osl - 1) * tpot
     waiting = max(0.0, wanted - room)
     ttft += residence * waiting / active
@@ -164,7 +188,7 @@ def _closed_loop(setup: Setup, workload: Workload, memory: Memory, wanted: float
         batch=active,
         waiting=waiting,
         step=cycle.step,
-        prompt=prompt,
+        prompt=first.terms,
         prompts=cycle.prompts * others,
         bubble=cycle.bubble,
         memory=memory,
@@ -182,46 +206,96 @@ def _yield(setup: Setup, workload: Workload, cycle: _Cycle, replicas: float) -> 
     return replicas * each / time if time else steady
 
 
-def _prompt_pass(setup: Setup, workload: Workload, cycle: _Cycle) -> tuple[Terms, float]:
-    """One prompt's pass through all stages beside the running decodes, and its time: ISL / C chunks when it is long.
+class _Pass(NamedTuple):
+    """A pass with prompts on board: what it takes on the devices, its seconds through all stages and through the slowest."""
 
-    No graph captures such a step, so it takes at least as long as a CPU needs to launch its kernels.
+    terms: Terms
+    whole: float
+    stage: float
+
+
+def _room(setup: Setup, decodes: float) -> float:
+    """Prompt tokens that fit into a step beside so many decodes."""
+    return max(setup.engine.max_batched_tokens - decodes, 256.0)
+
+
+def _pass(
+    setup: Setup, decodes: float, context: float, tokens: float, isl: float, share: float, busy: float, ahead: float = 0.0
+) -> _Pass:
+    """A pass of prompts beside the running decodes, where the engine mixes both. A CPU has to launch its kernels meanwhile;
+    engines begin so long `ahead`, while the step before runs."""
+    beside = decodes if setup.engine.mixes else 0.0
+    whole, stage = step(setup, Work(beside, context, tokens, isl / 2, share, busy))
+    least = max(0.0, prompt_dispatch(setup) - ahead)
+    return _Pass(whole, max(whole.total, least), max(stage.total, least / setup.sharding.pp))
+
+
+class _Begun(NamedTuple):
+    """Of prompts that begin together: what a pass takes, and the mean time until their first token."""
+
+    terms: Terms
+    time: float
+
+
+def _begin(setup: Setup, workload: Workload, cycle: _Cycle, prompts: float, running: float = 1.0) -> _Begun:
+    """So many prompts begin together on a replica, while this share of its other requests decodes.
+
+    An attention group takes K = C / ISL of them in a pass, so they wait for (n / K + 1) / 2 passes in the mean; a prompt longer
+    than C goes in chunks.
     """
-    decodes = cycle.group if cycle.n > 1 else 0.0
-    chunk = min(workload.isl, max(setup.engine.max_batched_tokens - cycle.group, 256.0))
-    chunks = max(1.0, workload.isl / chunk)
-    terms = step(setup, Work(decodes, cycle.context, chunk, workload.isl / 2, busy=cycle.busy)).whole
-    dispatch = scalar("prompt_dispatch_ms") * 1e-3 * setup.model.layers * setup.scale.queue
-    return terms, chunks * max(terms.total, dispatch)
+    groups, isl = setup.sharding.attention_dp, workload.isl
+    decodes = running * cycle.group if cycle.n > 1 else 0.0
+    room = _room(setup, decodes)
+    each, together = max(1.0, prompts / groups), max(1.0, room / isl)
+    tokens = min(each, together) * min(isl, room)
+    found = _pass(setup, decodes, cycle.context, tokens, isl, min(1.0, prompts / groups), cycle.busy)
+    chunks, later = max(1.0, isl / room), max(0.0, each / together - 1) / 2
+    return _Begun(found.terms, chunks * (found.whole + later * found.stage))
 
 
-def _queue(setup: Setup, workload: Workload, cycle: _Cycle) -> float:
-    """What a prompt waits in the mean: half the step under way, then the prompts before it (M/D/1).
+def _begun(workload: Workload, n: float) -> tuple[float, float]:
+    """(decode steps that a prompt is held back, prompts that begin with it) among `n` requests; a lone one waits for none."""
+    if workload.hold is None or n <= 1:
+        return 0.0, 1.0
+    return workload.hold.begun(n / workload.osl)
 
-    A burst of n prompts goes in batches of K = C / ISL: each waits for its own batch and those before it, (n + K) / 2 prompts.
+
+def _queue(setup: Setup, workload: Workload, cycle: _Cycle, alone: float) -> float:
+    """What a prompt waits in the mean, beyond the time that it would take `alone`.
+
+    In a burst: for those before it, and for their text. Else: half the step under way and the next, which is scheduled already,
+    then the prompts before it (M/D/1); or as long as the engine holds it back, and for those that begin with it.
     """
     if cycle.n <= 1:
         return 0.0
-    each = cycle.prompts * workload.osl / cycle.n  # of one prompt on the bottleneck
-    busy = min(0.95, cycle.prompts / cycle.round)
-    before = min(busy * each / 2 / (1 - busy), (cycle.n - 1) / 2 * each)
-    together = setup.engine.max_batched_tokens / workload.isl
-    burst = each * (cycle.n if cycle.n <= together else (cycle.n + together) / 2)
-    steady = cycle.decode / 2 + before
-    return workload.burst * max(0.0, burst - each) + (1 - workload.burst) * steady + workload.wait_steps * cycle.decode
+    steps, together = _begun(workload, cycle.n)
+    if workload.hold is None:
+        each = cycle.prompts * workload.osl / cycle.n  # of one prompt on the bottleneck
+        busy = min(0.95, cycle.prompts / cycle.round)
+        steady = 1.5 * cycle.decode + min(busy * each / 2 / (1 - busy), (cycle.n - 1) / 2 * each)
+    else:
+        # steps of those that look regularly have others' prompts on board, if the engine mixes; else a wait ends at the first
+        each = cycle.round if workload.hold.looks and setup.engine.mixes else cycle.decode
+        steady = cycle.decode + steps * each + _begin(setup, workload, cycle, together).time - alone
+    text = _text(workload) * (cycle.n - 1) / 2
+    burst = max(_begin(setup, workload, cycle, cycle.n, 0.5).time - alone, text) if workload.burst else 0.0
+    return workload.burst * burst + (1 - workload.burst) * steady
+
+
+def _text(workload: Workload) -> float:
+    """Seconds of tokenising a prompt."""
+    return scalar("intake_us") * 1e-6 * workload.isl if workload.text else 0.0
 
 
 def _intake(workload: Workload, requests: float, seconds: float) -> float:
-    """Tokenising a prompt, after those that came before it (M/D/1); a burst waits for half of itself.
+    """Tokenising a prompt, after those that came before it (M/D/1).
 
     Each of so many `requests` begins once in OSL rounds of so many `seconds`.
     """
-    if not workload.text:
-        return 0.0
-    each = scalar("intake_us") * 1e-6 * workload.isl
+    each = _text(workload)
     busy = min(0.95, each * requests / (workload.osl * seconds))
     steady = min(busy * each / 2 / (1 - busy), (requests - 1) / 2 * each) if requests > 1 else 0.0
-    return each + workload.burst * max(0.0, requests - 1) / 2 * each + (1 - workload.burst) * max(0.0, steady)
+    return each + (1 - workload.burst) * max(0.0, steady)
 
 
 def _open_loop(setup: Setup, workload: Workload, memory: Memory, room: float) -> Prediction:
