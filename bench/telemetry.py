@@ -3,9 +3,9 @@
     python bench/telemetry.py MODEL [--layout tp2] [--concurrency 8] [--pairs 120] [--looking]
 
 Ranks tell a real hub, a process of its own on the same cores, for 16 steps, and are silent for as many: then they read no
-clock, count nothing and send nothing (`bench/half_silent_rank.py`). Two turns that follow each other are a pair, whose order alternates.
-Only pairs are taken in which every step continued all sequences. `--looking`: somebody asks for a snapshot four times a second,
-as a dashboard does. Prints
+clock, count nothing and send nothing (`bench/half_silent_rank.py`). Two turns that follow each other are a pair, whose order
+alternates. Only pairs are taken in which every step continued all sequences. `--looking`: somebody asks for a snapshot four
+times a second, as a dashboard does. Prints
 
   on / off      tokens/s of steps that are told of over those that are not: median over the pairs, with its 95 % interval
   a step        microseconds that a rank spends on telling of it, in the median and in the mean, which has in it what is done for

@@ -176,11 +176,15 @@ def step_overhead(setup: Setup, busy: float) -> Terms:
     return Terms(launch=setup.rates(busy).engine_step(setup.sharding.pp) * setup.scale.step)
 
 
-def prompt_dispatch(setup: Setup) -> float:
-    """What a CPU needs at least to launch the kernels of a pass with a prompt. Ranks measured here tell it themselves."""
-    if setup.gpu.machine is not None:
+def prompt_dispatch(setup: Setup, first_token: bool) -> float:
+    """What a CPU needs at least to launch the kernels of a pass with a prompt. Ranks measured here tell it themselves, and a
+    built engine is one program.
+
+    Layers of experts that nothing compiles were measured pass by pass; of all others it is known what they add to a first token.
+    """
+    if setup.gpu.machine is not None or setup.engine.built:
         return 0.0
-    model, plain = setup.model, scalar("prompt_dispatch_ms")
+    model, plain = setup.model, scalar("prompt_dispatch_ms") if first_token else 0.0
     mixture = plain if setup.engine.compiles_prompts else scalar("prompt_dispatch_moe_ms")
     moe = model.moe_layers / model.layers
     return ((1 - moe) * plain + moe * mixture) * 1e-3 * model.layers * setup.scale.queue

@@ -79,7 +79,7 @@ def read_row(row: Mapping[str, str], line: int) -> Measurement:
     source = row["source"]
     engine = find_engine(_engine(source))
     protocol = _protocol(row, model.name, gpu.name)
-    engine = replace(engine, **{key: protocol[key] for key in ("memory_share", "compiles_prompts") if key in protocol})
+    engine = replace(engine, **{key: protocol[key] for key in ("memory_share", "compiles_prompts", "built") if key in protocol})
     gpus = int(_number(row["n_gpus"], "n_gpus"))
     sharding = _sharding(row, gpus, protocol)
     isl, osl = _number(row["isl"], "isl"), _number(row["osl"], "osl")

@@ -60,6 +60,8 @@ class Engine:
     pipeline_tensors: int  # hidden-size tensors that cross a boundary
     pipeline_split: bool  # whether each tp rank sends its part of them alone
     kv: str  # cache format when none is asked: a name, "same" (8 bits with quantised weights) or "plain" (never quantised)
+    built: bool = False  # whether a step is one program, which no interpreter launches kernel by kernel
+    prompt_steps: int = 0  # a stage, into which a pipeline cuts the prompts that wait; 0: as many as its token budget asks for
     block: int = 16  # tokens of a cache block
     max_num_seqs: int = 256  # in one step, of one attention group
     cache_bytes: float | None = None  # of a rank's cache; None: as the memory allows

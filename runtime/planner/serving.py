@@ -146,14 +146,15 @@ def _cycle(setup: Setup, workload: Workload, n: float, replicas: float) -> _Cycl
     # prompt tokens of a mean step come as whole prompts, several together when many begin, in chunks when one is too long
     tokens = group * workload.isl / workload.osl
     together = max(1.0, _begun(workload, n)[1] / s.attention_dp)
-    chunk = min(max(tokens, together * workload.isl), _room(setup, group))
+    waiting = max(tokens, together * workload.isl)
+    chunk = min(waiting, _room(setup, group, waiting))
     carrying = tokens / chunk  # share of micro-batches with a prompt on board
     # groups and stages step together, so one with a prompt holds up the rest: a round is late if any of them has one
     groups = 1 if workload.balanced else s.attention_dp
     late = 1 - (1 - carrying) ** (batches * groups) if carrying < 1 else carrying
     share = carrying / (1 - (1 - carrying) ** groups) if carrying < 1 else 1.0
     ahead = max(0.0, 1 - carrying) * stage.total
-    longer = _pass(setup, group, context, chunk, workload.isl, share, busy, ahead).stage
+    longer = _pass(setup, Work(group, context, chunk, workload.isl / 2, share, busy), prompt_dispatch(setup, False) - ahead).stage
     if setup.engine.mixes:
         longer -= stage.total
     prompts = batches * longer * late
@@ -169,10 +170,14 @@ def _closed_loop(setup: Setup, workload: Workload, memory: Memory, wanted: float
     replicas = min(s.dp, max(1.0, active))
     cycle = _cycle(setup, workload, active / replicas, replicas)
     first = _begin(setup, workload, cycle, 1.0)
-    # requests that begin together and are the only ones see no other prompts once they decode
-    others = 0.0 if workload.requests is not None and workload.requests <= active else max(0.0, 1 - 1 / cycle.n)
-    tpot = cycle.decode + cycle.prompts * others
-    queue = _queue(setup, workload, cycle, first.time) * setup.scale.queue
+    burst = _begin(setup, workload, cycle, cycle.n, 0.5) if workload.burst else first
+    if workload.requests is not None and workload.requests <= active:
+        # requests that begin together and are the only ones see no other prompts once the last of them decodes
+        prompts = workload.burst * burst.rest / max(1.0, workload.osl - 1)
+    else:
+        prompts = cycle.prompts * max(0.0, 1 - 1 / cycle.n)
+    tpot = cycle.decode + prompts
+    queue = _queue(setup, workload, cycle, first.time, burst.time) * setup.scale.queue
     ttft = first.time + queue + _intake(workload, active, cycle.round)
     residence = ttft + (workload.osl - 1) * tpot
     waiting = max(0.0, wanted - room)
@@ -189,7 +194,7 @@ def _closed_loop(setup: Setup, workload: Workload, memory: Memory, wanted: float
         waiting=waiting,
         step=cycle.step,
         prompt=first.terms,
-        prompts=cycle.prompts * others,
+        prompts=prompts,
         bubble=cycle.bubble,
         memory=memory,
     )
@@ -214,43 +219,48 @@ class _Pass(NamedTuple):
     stage: float
 
 
-def _room(setup: Setup, decodes: float) -> float:
-    """Prompt tokens that fit into a step beside so many decodes."""
-    return max(setup.engine.max_batched_tokens - decodes, 256.0)
+def _room(setup: Setup, decodes: float, waiting: float) -> float:
+    """Prompt tokens that a step may take of so many that wait, beside so many decodes."""
+    steps = setup.engine.prompt_steps * setup.sharding.pp if setup.sharding.pp > 1 else 0
+    most = setup.engine.max_batched_tokens - decodes
+    return max(min(most, waiting / steps) if steps else most, scalar("least_chunk"))
 
 
-def _pass(
-    setup: Setup, decodes: float, context: float, tokens: float, isl: float, share: float, busy: float, ahead: float = 0.0
-) -> _Pass:
-    """A pass of prompts beside the running decodes, where the engine mixes both. A CPU has to launch its kernels meanwhile;
-    engines begin so long `ahead`, while the step before runs."""
-    beside = decodes if setup.engine.mixes else 0.0
-    whole, stage = step(setup, Work(beside, context, tokens, isl / 2, share, busy))
-    least = max(0.0, prompt_dispatch(setup) - ahead)
+def _pass(setup: Setup, work: Work, dispatch: float) -> _Pass:
+    """A pass of prompts beside the running decodes, where the engine mixes both. A CPU has to launch its kernels meanwhile, which
+    takes so long; engines begin it while the step before runs."""
+    whole, stage = step(setup, work if setup.engine.mixes else work._replace(decodes=0.0))
+    least = max(0.0, dispatch)
     return _Pass(whole, max(whole.total, least), max(stage.total, least / setup.sharding.pp))
 
 
 class _Begun(NamedTuple):
-    """Of prompts that begin together: what a pass takes, and the mean time until their first token."""
+    """Of prompts that begin together: what a pass takes, the mean time until their first token, and how much longer than decodes
+    alone the passes take that come after it."""
 
     terms: Terms
     time: float
+    rest: float
 
 
 def _begin(setup: Setup, workload: Workload, cycle: _Cycle, prompts: float, running: float = 1.0) -> _Begun:
     """So many prompts begin together on a replica, while this share of its other requests decodes.
 
-    An attention group takes K = C / ISL of them in a pass, so they wait for (n / K + 1) / 2 passes in the mean; a prompt longer
-    than C goes in chunks.
+    An attention group takes K = C / ISL of them in a pass, so they wait for (n / K + 1) / 2 passes in the mean, which follow each
+    other as closely as the slowest stage lets them, and decode during (n / K - 1) / 2. A prompt longer than C goes in chunks.
     """
     groups, isl = setup.sharding.attention_dp, workload.isl
     decodes = running * cycle.group if cycle.n > 1 else 0.0
-    room = _room(setup, decodes)
-    each, together = max(1.0, prompts / groups), max(1.0, room / isl)
+    each = max(1.0, prompts / groups)
+    room = _room(setup, decodes, each * isl)
+    together = max(1.0, room / isl)
     tokens = min(each, together) * min(isl, room)
-    found = _pass(setup, decodes, cycle.context, tokens, isl, min(1.0, prompts / groups), cycle.busy)
-    chunks, later = max(1.0, isl / room), max(0.0, each / together - 1) / 2
-    return _Begun(found.terms, chunks * (found.whole + later * found.stage))
+    work = Work(decodes, cycle.context, tokens, isl / 2, min(1.0, prompts / groups), cycle.busy)
+    found = _pass(setup, work, prompt_dispatch(setup, True))
+    chunks = max(1.0, isl / room)
+    later = chunks * max(0.0, each / together - 1) / 2
+    time = found.whole + (chunks - 1 + later) * found.stage
+    return _Begun(found.terms, time, later * max(0.0, found.stage - cycle.decode / setup.sharding.pp))
 
 
 def _begun(workload: Workload, n: float) -> tuple[float, float]:
@@ -260,8 +270,8 @@ def _begun(workload: Workload, n: float) -> tuple[float, float]:
     return workload.hold.begun(n / workload.osl)
 
 
-def _queue(setup: Setup, workload: Workload, cycle: _Cycle, alone: float) -> float:
-    """What a prompt waits in the mean, beyond the time that it would take `alone`.
+def _queue(setup: Setup, workload: Workload, cycle: _Cycle, alone: float, burst: float) -> float:
+    """What a prompt waits in the mean, beyond the time that it would take `alone`; `burst`: what it takes when all begin at once.
 
     In a burst: for those before it, and for their text. Else: half the step under way and the next, which is scheduled already,
     then the prompts before it (M/D/1); or as long as the engine holds it back, and for those that begin with it.
@@ -278,8 +288,7 @@ def _queue(setup: Setup, workload: Workload, cycle: _Cycle, alone: float) -> flo
         each = cycle.round if workload.hold.looks and setup.engine.mixes else cycle.decode
         steady = cycle.decode + steps * each + _begin(setup, workload, cycle, together).time - alone
     text = _text(workload) * (cycle.n - 1) / 2
-    burst = max(_begin(setup, workload, cycle, cycle.n, 0.5).time - alone, text) if workload.burst else 0.0
-    return workload.burst * burst + (1 - workload.burst) * steady
+    return workload.burst * max(burst - alone, text) + (1 - workload.burst) * steady
 
 
 def _text(workload: Workload) -> float:

@@ -32,7 +32,7 @@ H200 = ("--gpu", "h200", "--gpus", "8")
 def test_a_table_a_plot_and_a_choice() -> None:
     found = plan("llama-3.1-70b", *H200, "--isl", "2048", "--osl", "128", "--dtype", "fp8")
     assert found.exit_code == 0
-    for words in ("layout", "tok/s/GPU", "@: the choice", "take tp", "with PCIe for NVLink", "uncalibrated"):
+    for words in ("layout", "tok/s/GPU", "@: the choice", "take pp4dp2 at", "with PCIe for NVLink", "uncalibrated"):
         assert words in found.stdout
 
 

@@ -97,14 +97,18 @@ def test_nothing_fits() -> None:
 
 
 def test_the_seeds_405b_on_16_gpus() -> None:
-    """bf16 weights need all 16: TP inside the node and two stages yield most, TP over both nodes answers one user soonest."""
+    """bf16 weights need all 16: TP inside the node and stages between yield most, TP over both nodes answers one user soonest.
+    Where prompts are cut so that stages work side by side, more of them pay."""
     asked = request("llama-3.1-405b", "h100", 16, weights="bf16", isl=1024, osl=256)
     plan = make_plan(asked, BATCH)
     assert {str(entry.sharding) for entry in plan.entries if entry.runs} == {"tp16", "tp8pp2", "tp4pp4", "tp2pp8", "pp16"}
     fastest = make_plan(replace(asked, concurrency=1), VOICE).choice
     assert plan.choice is not None
     assert fastest is not None
-    assert str(plan.choice.point.sharding) == "tp8pp2"
+    assert str(plan.choice.point.sharding) == "tp4pp4"
+    whole_prompts = make_plan(replace(asked, engine="trtllm"), BATCH).choice
+    assert whole_prompts is not None
+    assert str(whole_prompts.point.sharding) == "tp8pp2"
     assert str(fastest.point.sharding) == "tp16"
     assert fastest.point.step.all_reduce > 0.3 * fastest.point.step.total
 

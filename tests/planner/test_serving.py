@@ -152,6 +152,26 @@ def test_a_cpu_launches_the_kernels_of_short_prompts() -> None:
     assert predict(compiled, Workload(100, 100, 1, text=False)).ttft == pytest.approx(61 * 0.8e-3)
 
 
+def test_a_built_engine_is_no_interpreter_launching_kernels() -> None:
+    s = setup("llama-3.1-8b", tp=1, engine="trtllm")
+    built = replace(s, engine=replace(s.engine, built=True))
+    assert predict(s, Workload(100, 100, 1, text=False)).ttft == pytest.approx(32 * 0.8e-3)
+    assert predict(built, Workload(100, 100, 1, text=False)).ttft < 16e-3
+
+
+def test_prompts_of_a_burst_are_cut_so_that_stages_work_side_by_side() -> None:
+    """Eight prompts of 1,024 tokens on four stages: eight steps of as many, of which the first token waits for half in the mean,
+    and sees the rest of them once it decodes."""
+    s, work = setup("llama-3.1-70b", pp=4, engine="shardscope"), Workload(1024, 101, 8, requests=8, burst=1.0, text=False)
+    whole = replace(s, engine=replace(s.engine, prompt_steps=0))
+    assert predict(s, work).ttft < 0.75 * predict(whole, work).ttft
+    assert predict(whole, work).prompts < predict(s, work).prompts
+    alone = predict(s, replace(work, concurrency=1, requests=1))
+    chunk = predict(s, replace(work, isl=256, concurrency=1, requests=1)).ttft  # of as many stages as a stage's share of a burst
+    assert alone.prompts == 0
+    assert alone.ttft == pytest.approx(chunk * (1 + 3 / 4), rel=0.1)
+
+
 def test_long_prompts_go_in_chunks() -> None:
     short, long = served(8000, 100, 1, tp=8), served(64000, 100, 1, tp=8)
     assert 8 < long.ttft / short.ttft < 24
