@@ -29,8 +29,8 @@ class Policy:
     flush_bytes: int = 256 << 10
     sync_s: float = 5.0
     keyframe_s: float = 10.0
-    keyframe_messages: int = 700
-    keyframe_weight: float = 1.0
+    keyframe_messages: int = 550
+    keyframe_weight: float = 0.8
     rotate_bytes: int = 768 << 20
     rotate_s: float = 3600.0
 

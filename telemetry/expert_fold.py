@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from operator import add
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import repeat, zip_longest
 
 from msgspec import Struct
 
@@ -58,14 +60,12 @@ class ExpertFold:
         if not self._owners:
             return None
         width = len(self._owners)
-        sums: dict[int, list[float]] = {}
+        rows: defaultdict[int, list[Sequence[float]]] = defaultdict(list)
         for weight, second in self._seconds.window(now_ns, window_ns):
             for layer, counts in second.items():
-                done = sums.setdefault(layer, [0.0] * width)
-                amounts = counts if weight == 1 else [weight * n for n in counts]
-                done[: len(counts)] = map(add, done, amounts)
-        layers = sorted(sums)
-        tokens = tuple(tuple(map(round, sums[layer])) for layer in layers)
+                rows[layer].append(counts if weight == 1 else [weight * n for n in counts])
+        layers = sorted(rows)
+        tokens = tuple(tuple(map(round, map(sum, zip_longest(*rows[layer], repeat(0, width), fillvalue=0)))) for layer in layers)
         return ExpertsView(tuple(layers), tuple(self._owners), tokens)
 
     def state(self, now_ns: int, window_ns: int) -> ExpertState:

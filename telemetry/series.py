@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from operator import add, sub
 from typing import Generic, TypeVar
@@ -86,12 +86,12 @@ class Seconds:
             for second in range(self._after + 1, after + 1):
                 if (gone := rows.get(second)) is not None:
                     self._sum[: len(gone)] = map(sub, self._sum, gone)
-            more: Iterable[int] = range(self._until + 1, until + 1)
+            for second in range(self._until + 1, until + 1):
+                if (row := rows.get(second)) is not None:
+                    _put(self._sum, row)
         else:
-            self._sum, more = [], range(after + 1, until + 1)
-        for second in more:
-            if (row := rows.get(second)) is not None:
-                _put(self._sum, row)
+            known = [row for second in range(after + 1, until + 1) if (row := rows.get(second)) is not None]
+            self._sum = list(map(sum, zip_longest(*known, fillvalue=0)))
         if after > self._after:  # columns that no row has any more
             del self._sum[max((len(rows.get(second, ())) for second in range(after + 1, until + 1)), default=0) :]
         self._after, self._until = after, until
