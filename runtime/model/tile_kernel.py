@@ -21,15 +21,15 @@ from runtime.model.native import BFLOAT, F32, I8, I16, I64, LANES, LINE, PANEL, 
 
 STEP = 16  # pairs of inputs that a tile holds: panels have whole steps
 HEIGHT = 16  # rows of a tile
-PACK_ROWS = 64  # more are copied tile by tile first: rows that are a power of two apart share few sets of a cache
+PACK_ROWS = 32  # more are copied tile by tile first: rows that are a power of two apart share few sets of a cache
 MOST_PAIRS = 16  # of blocks of rows that are multiplied with a panel before the next one
 BLOCK_BYTES = 1 << 20  # the same, of x: half of a second-level cache
-CHUNK = 32  # steps of a panel, which stay in the second-level cache while all rows are multiplied with them
+CHUNK = 16  # steps of a panel, 32 KiB, which stay in the first-level cache while all rows are multiplied with them
 
 _HALVES = PANEL // LANES
 _TILE = HEIGHT * LINE  # bytes
 _SUMS = _HALVES * _TILE  # bytes of a block of rows' sums, and of a step's weights
-_SECOND_LEVEL = 2  # of a prefetch: a chunk is larger than the first
+_SECOND_LEVEL = 2  # of a prefetch: the first has no room for two chunks
 _WEIGHTS, _X = 6, 4  # first of two tiles each, behind four of sums
 _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18  # <asm/prctl.h>; the state that Linux grants on request
 
@@ -198,7 +198,7 @@ class _Product(Writer):
             for half in both:
                 self._load(_WEIGHTS + half, self.gep(here, [I64(LINE * half)]), I64(_HALVES * LINE))
             for block, source in enumerate((x0, x1)[:blocks]):
-                self._load(_X + block, self.gep(source, [along]), x_stride)
+                self._load(_X + block, self.gep(source, [along]), x_stride, "t1")  # that x passes by the chunk in the cache
             for block in range(blocks):
                 for half in both:
                     tiles = I8(_HALVES * block + half), I8(_X + block), I8(_WEIGHTS + half)
@@ -209,8 +209,8 @@ class _Product(Writer):
                 self.call_llvm("llvm.x86.tilestored64", ir.VoidType(), I8(_HALVES * block + half), place, I64(_HALVES * LINE))
         self.ret_void()
 
-    def _load(self, tile: int, pointer: Value, stride: Value) -> None:
-        self.call_llvm("llvm.x86.tileloadd64", ir.VoidType(), I8(tile), pointer, stride)
+    def _load(self, tile: int, pointer: Value, stride: Value, hint: str = "") -> None:
+        self.call_llvm(f"llvm.x86.tileloadd{hint}64", ir.VoidType(), I8(tile), pointer, stride)
 
     def _look(self, there: Value, lines: Value) -> None:
         """Ask for as many lines, rounded up to a power of two."""
