@@ -13,8 +13,8 @@ def compile_kernels(shape: ModelShape, dtype: torch.dtype, tp: int) -> None:
     """Those of a rank on CPU. Each is compiled once a process, and its forks have it too."""
     if not native.available():
         return
-    if dtype is torch.bfloat16 and product_kernel.available():
-        product_kernel.compiled()
+    if dtype is torch.bfloat16:
+        product_kernel.compile_all()
     row_kernels.compile_all(dtype)
     if shape.num_experts:
         routing.compile_all(dtype)

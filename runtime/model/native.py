@@ -21,9 +21,21 @@ from llvmlite import ir
 
 I64, I32, I16, I8, F32 = ir.IntType(64), ir.IntType(32), ir.IntType(16), ir.IntType(8), ir.FloatType()
 ELEMENTS = {torch.float32: F32, torch.bfloat16: I16, torch.float16: ir.HalfType()}  # LLVM need not know bfloat16
+PANEL = 32  # outputs that a packed weight has side by side
 LANES = 16  # of what is computed vector by vector
 LINE = 64  # bytes of a cache line
 SMALL = 1 << 15  # elements: less is done sooner than a team is called together
+
+
+class _BFloat(ir.HalfType):  # type: ignore[misc]
+    """llvmlite writes no bfloat of its own."""
+
+    def __str__(self) -> str:
+        return "bfloat"
+
+
+_BFloat._create_instance()  # there is one of each type, and without this it would be HalfType's
+BFLOAT = _BFloat()
 
 _LOADED = ctypes.CDLL(None)
 _FAST = ("fast",)
@@ -122,6 +134,13 @@ class Writer(ir.IRBuilder):  # type: ignore[misc]
         self.store(I64(x), place)
         return place
 
+    def room(self, size: int) -> Value:
+        """A place for so many bytes, from a cache line's start on."""
+        with self.goto_entry_block():
+            place = self.alloca(ir.ArrayType(I8, size))
+        place.align = LINE
+        return self.bitcast(place, I8.as_pointer())
+
     def least(self, a: Value, b: Value) -> Value:
         return self.select(self.icmp_signed("<", a, b), a, b)
 
@@ -164,9 +183,9 @@ class Writer(ir.IRBuilder):  # type: ignore[misc]
         for at in range(0, count * self.element_bytes, LINE):
             self.ask(self.bitcast(self.gep(pointer, [I64(at // self.element_bytes)]), I8.as_pointer()))
 
-    def ask(self, line: Value) -> None:
-        """Tell the processor that the cache line of a byte will be read soon."""
-        self.call_llvm("llvm.prefetch.p0", ir.VoidType(), line, I32(0), I32(3), I32(1))
+    def ask(self, line: Value, locality: int = 3) -> None:
+        """Tell the processor that a byte's cache line will be read soon. Locality 2: the second-level cache is near enough."""
+        self.call_llvm("llvm.prefetch.p0", ir.VoidType(), line, I32(0), I32(locality), I32(1))
 
     def splat(self, x: Value, count: int) -> Value:
         first = self.insert_element(ir.Constant(_vector(x.type, count), ir.Undefined), x, I32(0))

@@ -1,42 +1,59 @@
-"""Matrix products of bfloat16 for processors with AVX-512 BF16 and no matrix unit (AMD from Zen 4 on).
+"""Matrix products of bfloat16, compiled for processors that have instructions for them: a matrix unit, or else dot products.
 
-Weights are packed in panels of 32 outputs, pairs of inputs side by side, as `vdpbf16ps` takes them. A thread takes some of the
-panels and multiplies them, tile by tile of up to 12 rows, with registers full of sums; meanwhile it asks for the next panel, so
-that memory is read while products are computed. Sums are float32.
+Weights are packed in panels of 32 outputs, pairs of inputs side by side, as the instructions of both take them. A thread takes
+some of the panels; while one is multiplied the next is asked for, so that memory is read while products are computed. Sums are
+float32.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Protocol
 
-import llvmlite.binding as llvm
 import torch
 import torch.nn.functional as F
-from llvmlite import ir
 
-from runtime.model import native
-from runtime.model.native import I8, I32, I64, LINE, Entry, Kernel, Value, Writer
+from runtime.model import dot_kernel, native, tile_kernel
+from runtime.model.native import PANEL
 
-PANEL = 32  # outputs: two registers of sums a row
-TILE = 12  # rows, at most: with two registers of weights, as many sums as registers hold
 SMALL = 1 << 18  # products of numbers: less is done sooner than a team is called together
-BLOCK_BYTES = 1 << 19  # of rows that are multiplied with a panel before the next one: half of a second-level cache
-
-_BYTES_A_PAIR = PANEL * 2 * 2
 
 
-class _BFloat(ir.HalfType):  # type: ignore[misc]
-    """llvmlite writes no bfloat of its own."""
+class _Instructions(Protocol):
+    """A module that multiplies with them. Panels have a multiple of its STEP of pairs of inputs."""
 
-    def __str__(self) -> str:
-        return "bfloat"
+    STEP: int
+
+    def compile_all(self) -> None: ...
+
+    def run(self, x: torch.Tensor, out: torch.Tensor, steps: int, weights: Sequence[tuple[int, int, int]], alone: bool) -> None:
+        """x [rows, in] -> out [rows, panels x 32].
+
+        For each weight: its address, its bias's, and how many of the next rows are its own, at least 1. `steps`: of a panel.
+        `alone`: not in all of torch's threads.
+        """
+        ...
 
 
 @functools.cache
+def _instructions() -> _Instructions | None:
+    """Those of this processor."""
+    if not native.available():
+        return None
+    if tile_kernel.available():
+        return tile_kernel
+    return dot_kernel if dot_kernel.available() else None
+
+
 def available() -> bool:
-    features = llvm.get_host_cpu_features()
-    return native.available() and bool(features.get("avx512bf16")) and not features.get("amx-bf16")
+    return _instructions() is not None
+
+
+def compile_all() -> None:
+    """What `multiply` will call."""
+    if instructions := _instructions():
+        instructions.compile_all()
 
 
 def takes(weight: torch.Tensor) -> bool:
@@ -51,135 +68,42 @@ def takes(weight: torch.Tensor) -> bool:
 
 
 class Panels:
-    """A weight [out, in] and a bias [out] or None, packed: [out / 32, in / 2, 32, 2], with zeros for outputs that are missing."""
+    """A weight [out, in] and a bias [out] or None, packed: [out / 32, in / 2, 32, 2], with zeros for what is missing of both."""
 
-    __slots__ = ("_addresses", "_bias", "_weight", "inputs", "outputs", "size")
+    __slots__ = ("_bias", "_instructions", "_weight", "addresses", "outputs", "size")
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
-        self.outputs, self.inputs = weight.shape
-        missing = -self.outputs % PANEL
-        whole = F.pad(weight, (0, 0, 0, missing)) if missing else weight.contiguous()
-        panels, pairs = whole.shape[0] // PANEL, self.inputs // 2
-        block = max(1, BLOCK_BYTES // (self.inputs * 2 * TILE)) * TILE
-        self.size = panels, pairs, block
+        instructions = _instructions()
+        assert instructions is not None
+        self.outputs, inputs = weight.shape
+        missing, missing_inputs = -self.outputs % PANEL, -inputs % (2 * instructions.STEP)
+        whole = F.pad(weight, (0, missing_inputs, 0, missing)) if missing or missing_inputs else weight.contiguous()
+        panels, pairs = whole.shape[0] // PANEL, whole.shape[1] // 2
+        self.size = panels, pairs
+        self._instructions = instructions
         self._weight = whole.view(torch.int32).view(panels, PANEL, pairs).transpose(1, 2).contiguous()
         self._bias = _nothing(whole.shape[0]) if bias is None else F.pad(bias, (0, missing))
-        self._addresses = self._weight.data_ptr(), self._bias.data_ptr()
+        self.addresses = self._weight.data_ptr(), self._bias.data_ptr()
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x [rows, in] -> [rows, out]."""
         return multiply([self], x, [x.shape[0]])
 
-    def group(self, rows: int) -> tuple[int, int, int]:
-        """What the kernel is told of it."""
-        return *self._addresses, rows
+    def run(self, x: torch.Tensor, out: torch.Tensor, weights: Sequence[tuple[int, int, int]]) -> None:
+        """With weights of this one's size: see `_Instructions`."""
+        alone = out.numel() * x.shape[1] < SMALL
+        self._instructions.run(x, out, self.size[1] // self._instructions.STEP, weights, alone)
 
 
 def multiply(weights: Sequence[Panels], x: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
     """The next counts[i] rows of x [rows, in] times weights[i], all of one size -> [rows, out]."""
     one = weights[0]
-    x = x.contiguous()
     out = x.new_empty((x.shape[0], one.size[0] * PANEL))
-    numbers = [len(weights), *one.size, x.data_ptr(), out.data_ptr()]
-    for each, rows in zip(weights, counts, strict=True):
-        numbers += each.group(rows)
-    compiled()(numbers, alone=out.numel() * one.inputs < SMALL)
+    if groups := [(*each.addresses, rows) for each, rows in zip(weights, counts, strict=True) if rows]:
+        one.run(x.contiguous(), out, groups)
     return out if out.shape[1] == one.outputs else out[:, : one.outputs].contiguous()
 
 
 @functools.cache
 def _nothing(outputs: int) -> torch.Tensor:
     return torch.zeros(outputs, dtype=torch.bfloat16)
-
-
-@functools.cache
-def compiled() -> Kernel:
-    module = ir.Module("product")
-    tiles = [_Tile(module, rows) for rows in range(1, TILE + 1)]
-    b = Entry(module, torch.bfloat16)
-    groups, panels, pairs, block = (b.number() for _ in range(4))
-    inputs, outputs = b.mul(pairs, I64(2)), b.mul(panels, I64(PANEL))
-    panel_size = b.mul(pairs, I64(PANEL * 2))
-    last = b.sub(panels, I64(1))
-    x, out = b.pointer(b.element), b.pointer(b.element)
-    group, before = b.integer(0), b.integer(0)
-    with b.loop(I64(0), groups):
-        weight, bias = b.pointer(b.element, group), b.pointer(b.element, group, 1)
-        rows = b.number(group, 2)
-        start = b.load(before)
-        with b.loop_by(I64(0), rows, block) as first:
-            count = b.least(b.sub(rows, first), block)
-            parts = b.sdiv(b.add(count, I64(TILE - 1)), I64(TILE))
-            with b.share(panels) as panel:
-                here = b.gep(weight, [b.mul(panel, panel_size)])
-                after = b.gep(weight, [b.mul(b.least(b.add(panel, I64(1)), last), panel_size)])
-                stride = b.sdiv(I64(_BYTES_A_PAIR), parts)  # each tile asks for its share of the next panel
-                with b.loop(I64(0), parts) as part:
-                    low, high = (b.sdiv(b.mul(count, i), parts) for i in (part, b.add(part, I64(1))))
-                    row = b.add(b.add(start, first), low)
-                    arguments = [
-                        b.gep(x, [b.mul(row, inputs)]),
-                        here,
-                        b.gep(out, [b.add(b.mul(row, outputs), b.mul(panel, I64(PANEL)))]),
-                        b.gep(bias, [b.mul(panel, I64(PANEL))]),
-                        b.gep(b.bitcast(after, I8.as_pointer()), [b.mul(part, b.mul(stride, pairs))]),
-                        stride,
-                        pairs,
-                        outputs,
-                    ]
-                    done = b.append_basic_block()
-                    choice = b.switch(b.sub(high, low), done)
-                    for tile in tiles:
-                        case = b.append_basic_block()
-                        choice.add_case(I64(tile.rows), case)
-                        b.position_at_end(case)
-                        b.call(tile.made, arguments)
-                        b.branch(done)
-                    b.position_at_end(done)
-        b.store(b.add(start, rows), before)
-        b.store(b.add(b.load(group), I64(3)), group)
-    b.ret_void()
-    return Kernel(module)
-
-
-class _Tile(Writer):
-    """`rows` rows times one panel: x, weight, out, bias; where to look ahead, and how far at each pair; pairs; out's width."""
-
-    def __init__(self, module: ir.Module, rows: int) -> None:
-        element = native.ELEMENTS[torch.bfloat16].as_pointer()
-        super().__init__(module, f"tile{rows}", [element] * 4 + [I8.as_pointer()] + [I64] * 3, torch.bfloat16)
-        self.made.linkage = "internal"
-        self.rows = rows
-        x, weight, out, bias, ahead, stride, pairs, width = self.made.args
-        start = [self.row(self.gep(bias, [I64(16 * half)]), 16) for half in range(2)]
-        sums = [[self.variable(0.0, 16) for _ in start] for _ in range(rows)]
-        for row in sums:
-            for place, value in zip(row, start, strict=True):
-                self.store(value, place)
-        half_stride = self.sdiv(stride, I64(2))
-        with self.loop(I64(0), pairs) as pair:
-            there = self.gep(ahead, [self.mul(pair, stride)])
-            self.ask(there)
-            self.ask(self.gep(there, [half_stride]))
-            here = self.mul(pair, I64(2 * PANEL))
-            weights = [self._words(weight, self.add(here, I64(PANEL * half))) for half in range(2)]
-            for r, row in enumerate(sums):
-                at = self.gep(x, [self.mul(self.add(self.mul(I64(r), pairs), pair), I64(2))])
-                both = self._bfloats(self.splat(self.load(self.bitcast(at, I32.as_pointer()), align=4), 16))
-                for place, each in zip(row, weights, strict=True):
-                    self.store(self._dot(self.load(place), each, both), place)
-        for r, row in enumerate(sums):
-            for half, place in enumerate(row):
-                self.put_row(self.load(place), self.gep(out, [self.add(self.mul(I64(r), width), I64(16 * half))]))
-        self.ret_void()
-
-    def _words(self, pointer: Value, offset: Value) -> Value:
-        there = self.bitcast(self.gep(pointer, [offset]), ir.VectorType(I32, 16).as_pointer())
-        return self._bfloats(self.load(there, align=LINE))
-
-    def _bfloats(self, words: Value) -> Value:
-        return self.bitcast(words, ir.VectorType(_BFloat(), 32))
-
-    def _dot(self, sums: Value, a: Value, b: Value) -> Value:
-        """sums[i] + a[2 i] b[2 i] + a[2 i + 1] b[2 i + 1]"""
-        return self.call_llvm("llvm.x86.avx512bf16.dpbf16ps.512", sums.type, sums, a, b)
