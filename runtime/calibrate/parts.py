@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from runtime.calibrate.timing import Stopwatch
 from runtime.model.linear import Linear
 from runtime.rank.board import RankStatus
 from runtime.rank.config import RankConfig
+from telemetry.cgroup import Cgroup
 
 Points = list[list[float]]
 
@@ -23,6 +25,7 @@ ROW_COUNTS = (1, 2, 4, 8, 16, 32, 64, 256)
 SHAPES = ((1024, 1024), (2048, 4096))  # a difference of two sizes leaves out what a call costs
 NOTHING = (64, 64)
 POOL_BYTES = 192 << 20  # of weights in turn, so that no cache holds them
+_LEAST_BYTES = 128 << 20
 
 _SMALL: dict[str, Any] = {
     "hidden_size": 64,
@@ -41,9 +44,22 @@ SHORT, MIDDLE, LONG = 64, 256, 1536  # tokens of context
 PROMPTS = (128, 512, 1024)
 
 
-def bandwidth(watch: Stopwatch, device: torch.device) -> tuple[float, float]:
-    """Bytes a second: read by a sum; read and written by a copy."""
-    there = torch.ones(1 << 25, device=device)
+def beyond_caches(device: torch.device) -> torch.Tensor:
+    """float32, more of it than the caches hold."""
+    last = max((_bytes(file.read_text()) for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")), default=0)
+    room = Cgroup().memory_available() // 32  # every rank has one
+    size = max(_LEAST_BYTES, min(last * 5 // 4, room) if device.type == "cpu" else 0)
+    return torch.ones(size // 4, device=device)
+
+
+def _bytes(size: str) -> int:
+    """As the kernel spells it: 307200K."""
+    digits, unit = size.strip()[:-1], size.strip()[-1:]
+    return int(digits) << {"K": 10, "M": 20}[unit] if digits.isdigit() and unit in "KM" else 0
+
+
+def bandwidth(watch: Stopwatch, there: torch.Tensor) -> tuple[float, float]:
+    """Bytes a second: `there` read by a sum; read and written by a copy."""
     copy = torch.empty_like(there)
     size = there.numel() * there.element_size()
     return size / watch.seconds(there.sum), 2 * size / watch.seconds(lambda: copy.copy_(there))

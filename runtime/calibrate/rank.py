@@ -46,11 +46,13 @@ def _measure(order: Order, config: RankConfig, mesh: Mesh, status: RankStatus) -
             torch.cuda.synchronize(device)
 
     # what ranks do at once they share memory for: none may be done while another still looks
-    watch = Stopwatch(order.window_s, settle, order.until, mesh.tp.barrier)
+    there = parts.beyond_caches(device) if "parts" in order.measure else None
+    chill = there.sum if there is not None and device.type == "cpu" else lambda: None
+    watch = Stopwatch(order.window_s, settle, order.until, mesh.tp.barrier, chill)
     found: dict[str, Any] = {"threads": config.threads}
-    if "parts" in order.measure and mesh.first_stage:
+    if there is not None and mesh.first_stage:
         mesh.tp.barrier()
-        found["read"], found["copy"] = parts.bandwidth(watch, device)
+        found["read"], found["copy"] = parts.bandwidth(watch, there)
         found |= parts.layers(watch, config, status, captured=mesh.layout.world_size == 1)
         found |= parts.attention(watch, config, status, found["pass"], found["layer"][-1][1])
         if device.type == "cpu":

@@ -28,7 +28,7 @@ _CACHED_BYTES = 2 * _KV_HEADS * _HEAD * 2  # of a token in a layer, in bfloat16
 
 
 class Width(NamedTuple):
-    """A model whose products outweigh the rest of its layers; of so many layers that no cache holds their weights."""
+    """A model whose products outweigh the rest of its layers."""
 
     hidden: int
     intermediate: int
