@@ -101,7 +101,8 @@ def _next_product(weights: Iterator[Linear], x: torch.Tensor) -> torch.Tensor:
 
 
 def layers(watch: Stopwatch, config: RankConfig, status: RankStatus, captured: bool) -> dict[str, Any]:
-    """What a layer of no size takes, by rows; one with experts, by rows, and each expert that has work; a pass without layers.
+    """What a layer of no size takes, by rows; one with experts, by rows, and each expert that has work; a pass without layers, by
+    rows, that finds cold caches.
 
     `captured`: of a rank that has the whole model, whose decode steps a CUDA device captures.
     """
@@ -112,13 +113,14 @@ def layers(watch: Stopwatch, config: RankConfig, status: RankStatus, captured: b
         few, many = (watch.seconds(partial(each.step, rows, SHORT // 2)) for each in plain)
         layer = max(0.0, many - few) / (MANY - FEW)
         dense.append([float(rows), layer])
-        rest.append(max(0.0, few - FEW * layer))
+        cold = watch.seconds(partial(plain[0].step, rows, SHORT // 2), cold=True)
+        rest.append([float(rows), max(0.0, cold - FEW * layer)])
         few, many = (watch.seconds(partial(each.step, rows, SHORT // 2)) for each in mixed)
         moe.append([float(rows), max(0.0, many - few) / (MANY - FEW)])
         touched.append(16 * (1 - (1 - 2 / 16) ** rows))
     expert = max(0.0, (moe[1][1] - moe[0][1]) - (dense[1][1] - dense[0][1])) / (touched[1] - touched[0])
     without = [[rows, max(0.0, seconds - count * expert)] for (rows, seconds), count in zip(moe, touched, strict=True)]
-    return {"layer": dense, "moe_layer": without, "expert": expert, "pass": rest[0]}
+    return {"layer": dense, "moe_layer": without, "expert": expert, "pass": rest}
 
 
 def attention(watch: Stopwatch, config: RankConfig, status: RankStatus, rest: float, layer: float) -> dict[str, Points]:

@@ -54,7 +54,7 @@ def _measure(order: Order, config: RankConfig, mesh: Mesh, status: RankStatus) -
         mesh.tp.barrier()
         found["read"], found["copy"] = parts.bandwidth(watch, there)
         found |= parts.layers(watch, config, status, captured=mesh.layout.world_size == 1)
-        found |= parts.attention(watch, config, status, found["pass"], found["layer"][-1][1])
+        found |= parts.attention(watch, config, status, found["pass"][-1][1], found["layer"][-1][1])
         if device.type == "cpu":
             found["products"], found["calls"] = widths.products(watch, config, status, found)
         else:  # whole layers would tell how fast they are launched

@@ -50,6 +50,6 @@ class Stopwatch:
         return statistics.median(each for _, each in slices[: max(1, len(slices) // 2)])
 
     def beyond(self, known: float, work: Callable[[], object]) -> float:
-        """What a call that finds cold caches takes besides so many seconds: a tenth at least, for they may be of a worse moment."""
+        """What a call takes on cold caches besides so many seconds: a tenth at least, for they may be of a worse moment."""
         found = self.seconds(work, cold=True)
         return max(found - known, LEAST * found)

@@ -72,7 +72,7 @@ def products(
 
 
 def _products(
-    watch: Stopwatch, config: RankConfig, status: RankStatus, form: str, rest: float, read: float
+    watch: Stopwatch, config: RankConfig, status: RankStatus, form: str, rest: Points, read: float
 ) -> tuple[Points, dict[float, float]]:
     """[[rows, seconds a parameter], ...]; by rows, seconds that a layer takes besides its products."""
     config = msgspec.structs.replace(config, dtype=DTYPES[form])
@@ -88,9 +88,10 @@ def _products(
 
 
 def _by_rows(
-    watch: Stopwatch, config: RankConfig, status: RankStatus, width: Width, counts: Sequence[int], rest: float
+    watch: Stopwatch, config: RankConfig, status: RankStatus, width: Width, counts: Sequence[int], rest: Points
 ) -> list[float]:
-    """Seconds of a layer for each of so many rows; `rest`: of a pass without layers."""
+    """Seconds of a layer for each of so many rows; `rest`: of a pass without layers, by rows."""
     model = Model(config, status, "llama", counts[-1], sequences=DECODES, **width.shape)
     steps = (partial(model.step, n, CONTEXT) if n <= DECODES else partial(model.step, 1, 0, n) for n in counts)
-    return [watch.beyond(rest, step) / width.layers for step in steps]
+    known = [rest[0][1] if n == 1 else rest[-1][1] for n in counts]
+    return [watch.beyond(each, step) / width.layers for each, step in zip(known, steps, strict=True)]

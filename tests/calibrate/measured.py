@@ -12,7 +12,7 @@ ROWS = (1.0, 8.0, 256.0)
 def part(read: float = 10e9, **more: Any) -> dict[str, Any]:
     """A rank that reads so many bytes a second and multiplies 100 GFLOP/s."""
     products = {form: [[rows, max(size / read, 2 * rows / 100e9)] for rows in ROWS] for form, size in (("bf16", 2), ("fp32", 4))}
-    found = {"threads": 1, "read": read, "copy": read, "products": products, "pass": 1e-4, "expert": 2e-5}
+    found = {"threads": 1, "read": read, "copy": read, "products": products, "pass": [[1.0, 1e-4], [8.0, 1e-4]], "expert": 2e-5}
     found["calls"] = [[1.0, 0.0], [8.0, 0.0]]
     found |= {"layer": [[1.0, 1e-4], [8.0, 2e-4]], "moe_layer": [[1.0, 3e-4], [8.0, 4e-4]]}
     return {**found, "kv": [[1e6, read / 2], [1e7, read / 2]], "prompts": [[128.0, 50e9]], **more}
