@@ -23,8 +23,9 @@ STEP = 16  # pairs of inputs that a tile holds: panels have whole steps
 HEIGHT = 16  # rows of a tile
 PACK_ROWS = 32  # more are copied tile by tile first: rows that are a power of two apart share few sets of a cache
 MOST_PAIRS = 16  # of blocks of rows that are multiplied with a panel before the next one
-X_BYTES = 1 << 20  # the same, of x: half of a second-level cache
-WIDE_PAIRS = 8  # the same where x is so wide that less than half of them would do: a span of inputs is multiplied after the other
+X_BYTES = (
+    1 << 20
+)  # of those rows, about: half of a second-level cache. Where they are wider, span after span of inputs is multiplied
 CHUNK = 16  # steps of a panel, 32 KiB, which stay in the first-level cache while all rows are multiplied with them
 
 _HALVES = PANEL // LANES
@@ -75,13 +76,10 @@ def run(x: torch.Tensor, out: torch.Tensor, steps: int, weights: Sequence[tuple[
 
 
 def _blocks(rows: int, steps: int) -> tuple[int, int]:
-    """How many pairs of blocks of rows are multiplied with a panel before the next one, and along how many steps."""
-    most = X_BYTES // (2 * _TILE)  # pairs x steps
-    needed = -(-rows // (2 * HEIGHT))
-    if most // steps >= min(needed, WIDE_PAIRS // 2):
-        return min(MOST_PAIRS, most // steps), steps
-    pairs = min(needed, WIDE_PAIRS)
-    return pairs, min(steps, max(CHUNK, most // pairs // CHUNK * CHUNK))
+    """How many pairs of blocks of rows are multiplied with a panel before the next one, and along how many steps of x."""
+    pairs = min(MOST_PAIRS, -(-rows // (2 * HEIGHT)))
+    spans = max(1, round(steps * pairs * 2 * _TILE / X_BYTES))
+    return pairs, -(-steps // (spans * CHUNK)) * CHUNK
 
 
 def _rows(x: torch.Tensor, steps: int, counts: Sequence[int], alone: bool) -> _Rows:
