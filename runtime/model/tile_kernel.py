@@ -23,10 +23,9 @@ STEP = 16  # pairs of inputs that a tile holds: panels have whole steps
 HEIGHT = 16  # rows of a tile
 PACK_ROWS = 32  # more are copied tile by tile first: rows that are a power of two apart share few sets of a cache
 MOST_PAIRS = 16  # of blocks of rows that are multiplied with a panel before the next one
-X_BYTES = (
-    1 << 20
-)  # of those rows, about: half of a second-level cache. Where they are wider, span after span of inputs is multiplied
+X_BYTES = 1 << 20  # of those rows, about: half of a second-level cache. Wider ones are multiplied span after span of inputs
 CHUNK = 16  # steps of a panel, 32 KiB, which stay in the first-level cache while all rows are multiplied with them
+FEW_PAIRS = 2  # read a panel so seldom that it is better to keep sums in tiles from its start to its end
 
 _HALVES = PANEL // LANES
 _TILE = HEIGHT * LINE  # bytes
@@ -64,7 +63,8 @@ def run(x: torch.Tensor, out: torch.Tensor, steps: int, weights: Sequence[tuple[
     source = _rows(x, steps, [rows for _, _, rows in weights], alone)
     panels, rows = out.shape[1] // PANEL, max(rows for _, _, rows in weights)
     pairs, span = _blocks(rows, steps)
-    numbers = [len(weights), panels, steps, span, pairs, source.stride, source.step, source.block]
+    chunk = span if pairs <= FEW_PAIRS else CHUNK
+    numbers = [len(weights), panels, steps, span, chunk, pairs, source.stride, source.step, source.block]
     sums = x.new_empty(panels * pairs * 2 * _SUMS if span < steps else 0, dtype=torch.uint8)
     numbers.append(sums.data_ptr())
     here, there = source.x.data_ptr(), out.data_ptr()
@@ -108,7 +108,7 @@ def compiled() -> Kernel:
     products = [_Product(module, blocks).made for blocks in (1, 2)]
     finish = _Finish(module).made
     b = Entry(module, torch.bfloat16)
-    groups, panels, steps, span, most, x_stride, x_step, x_block = (b.number() for _ in range(8))
+    groups, panels, steps, span, chunk, most, x_stride, x_step, x_block = (b.number() for _ in range(9))
     all_sums = b.pointer(I8)
     panel_size, width = b.mul(steps, I64(_SUMS)), b.mul(panels, I64(PANEL))
     panel_sums, first_sums, shape = b.room(MOST_PAIRS * 2 * _SUMS), b.room(_HALVES * LINE), b.room(LINE)
@@ -136,8 +136,8 @@ def compiled() -> Kernel:
                 sums = b.select(in_spans, b.gep(all_sums, [b.mul(panel, b.mul(most, I64(2 * _SUMS)))]), panel_sums)
                 panel_start = b.gep(weight, [b.mul(panel, panel_size)])
                 span_stop = b.least(b.add(span_start, span), steps)
-                with b.loop(span_start, span_stop, CHUNK) as first:
-                    stop = b.least(b.add(first, I64(CHUNK)), span_stop)
+                with b.loop_by(span_start, span_stop, chunk) as first:
+                    stop = b.least(b.add(first, chunk), span_stop)
                     length = b.sub(stop, first)
                     begins, ends = b.icmp_signed("==", first, I64(0)), b.icmp_signed("==", stop, steps)
                     here = b.gep(panel_start, [b.mul(first, I64(_SUMS))])
