@@ -23,8 +23,9 @@ STEP = 16  # pairs of inputs that a tile holds: panels have whole steps
 HEIGHT = 16  # rows of a tile
 PACK_ROWS = 32  # more are copied tile by tile first: rows that are a power of two apart share few sets of a cache
 MOST_PAIRS = 16  # of blocks of rows that are multiplied with a panel before the next one
-BLOCK_BYTES = 1 << 20  # the same, of x: half of a second-level cache
+X_BYTES = 1 << 20  # of those rows, about: half of a second-level cache. Wider ones are multiplied span after span of inputs
 CHUNK = 16  # steps of a panel, 32 KiB, which stay in the first-level cache while all rows are multiplied with them
+FEW_PAIRS = 2  # read a panel so seldom that it is better to keep sums in tiles from its start to its end
 
 _HALVES = PANEL // LANES
 _TILE = HEIGHT * LINE  # bytes
@@ -60,14 +61,25 @@ class _Rows:
 def run(x: torch.Tensor, out: torch.Tensor, steps: int, weights: Sequence[tuple[int, int, int]], alone: bool) -> None:
     """See `product_kernel`."""
     source = _rows(x, steps, [rows for _, _, rows in weights], alone)
-    pairs = min(MOST_PAIRS, max(1, BLOCK_BYTES // (2 * steps * _TILE)))
-    numbers = [len(weights), out.shape[1] // PANEL, steps, pairs, source.stride, source.step, source.block]
+    panels, rows = out.shape[1] // PANEL, max(rows for _, _, rows in weights)
+    pairs, span = _blocks(rows, steps)
+    chunk = span if pairs <= FEW_PAIRS else CHUNK
+    numbers = [len(weights), panels, steps, span, chunk, pairs, source.stride, source.step, source.block]
+    sums = x.new_empty(panels * pairs * 2 * _SUMS if span < steps else 0, dtype=torch.uint8)
+    numbers.append(sums.data_ptr())
     here, there = source.x.data_ptr(), out.data_ptr()
     for weight, bias, rows in weights:
         size = source.size(rows)
         numbers += weight, bias, rows, here, size, there
         here, there = here + size, there + rows * out.shape[1] * out.element_size()
     compiled()(numbers, alone=alone)
+
+
+def _blocks(rows: int, steps: int) -> tuple[int, int]:
+    """How many pairs of blocks of rows are multiplied with a panel before the next one, and along how many steps of x."""
+    pairs = min(MOST_PAIRS, -(-rows // (2 * HEIGHT)))
+    spans = max(1, round(steps * pairs * 2 * _TILE / X_BYTES))
+    return pairs, -(-steps // (spans * CHUNK)) * CHUNK
 
 
 def _rows(x: torch.Tensor, steps: int, counts: Sequence[int], alone: bool) -> _Rows:
@@ -96,9 +108,11 @@ def compiled() -> Kernel:
     products = [_Product(module, blocks).made for blocks in (1, 2)]
     finish = _Finish(module).made
     b = Entry(module, torch.bfloat16)
-    groups, panels, steps, most, x_stride, x_step, x_block = (b.number() for _ in range(7))
+    groups, panels, steps, span, chunk, most, x_stride, x_step, x_block = (b.number() for _ in range(9))
+    all_sums = b.pointer(I8)
     panel_size, width = b.mul(steps, I64(_SUMS)), b.mul(panels, I64(PANEL))
-    sums, first_sums, shape = b.room(MOST_PAIRS * 2 * _SUMS), b.room(_HALVES * LINE), b.room(LINE)
+    panel_sums, first_sums, shape = b.room(MOST_PAIRS * 2 * _SUMS), b.room(_HALVES * LINE), b.room(LINE)
+    in_spans = b.icmp_signed("<", span, steps)
     group = b.integer(0)
     with b.loop(I64(0), groups):
         weight, bias, rows = b.pointer(I8, group), b.pointer(b.element, group, 1), b.number(group, 2)
@@ -113,17 +127,23 @@ def compiled() -> Kernel:
         with b.loop(I64(0), parts) as part:
             low, high = (b.sdiv(b.mul(pairs, i), parts) for i in (part, b.add(part, I64(1))))
             lines = _rounded_up(b, I64(_SUMS // LINE), b.sub(high, low))  # each pair asks for its share of the next chunk
-            with b.share(panels) as panel:
+            with b.loop_by(I64(0), steps, span) as span_start, b.share(panels) as panel:
                 outputs = b.mul(panel, I64(PANEL))
                 for half in range(_HALVES):
                     values = b.row(b.gep(bias, [b.add(outputs, I64(LANES * half))]), LANES)
                     there = b.gep(first_sums, [I64(LINE * half)])
                     b.store(values, b.bitcast(there, values.type.as_pointer()), align=LINE)
-                with b.loop(I64(0), steps, CHUNK) as first:
-                    length = b.least(b.sub(steps, first), I64(CHUNK))
-                    begins, ends = b.icmp_signed("==", first, I64(0)), b.icmp_signed("==", b.add(first, length), steps)
-                    here = b.gep(weight, [b.add(b.mul(panel, panel_size), b.mul(first, I64(_SUMS)))])
-                    after = b.gep(here, [b.mul(length, I64(_SUMS))])
+                sums = b.select(in_spans, b.gep(all_sums, [b.mul(panel, b.mul(most, I64(2 * _SUMS)))]), panel_sums)
+                panel_start = b.gep(weight, [b.mul(panel, panel_size)])
+                span_stop = b.least(b.add(span_start, span), steps)
+                with b.loop_by(span_start, span_stop, chunk) as first:
+                    stop = b.least(b.add(first, chunk), span_stop)
+                    length = b.sub(stop, first)
+                    begins, ends = b.icmp_signed("==", first, I64(0)), b.icmp_signed("==", stop, steps)
+                    here = b.gep(panel_start, [b.mul(first, I64(_SUMS))])
+                    following = b.add(b.mul(span_start, I64(_SUMS)), panel_size)  # of the next panel
+                    following = b.select(b.icmp_signed("==", stop, span_stop), following, b.mul(stop, I64(_SUMS)))
+                    after = b.gep(panel_start, [following])
                     along = b.gep(x, [b.mul(first, x_step)])
                     with b.loop(low, high) as pair:
                         index = b.sub(pair, low)
