@@ -78,7 +78,7 @@ class StepRecorder(Recorder):
 
     def __init__(self, config: RankConfig, executor: Executor, kv_blocks: int, memory: MemoryProbe, emitter: Emitter) -> None:
         self._config, self._executor, self._emitter = config, executor, emitter
-        self._axes = executor.mesh.axes
+        self._axes = [axis for axis in executor.mesh.axes if axis.size > 1]
         self._pp = executor.mesh.pp
         self._experts = executor.stage.experts
         self._kv_blocks = kv_blocks
