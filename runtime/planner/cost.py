@@ -196,13 +196,27 @@ def step(setup: Setup, work: Work) -> Step:
     layer, overhead = layer_terms(setup, work), step_overhead(setup, work.busy)
     head = head_terms(setup, work.decodes + (1 if work.prompt else 0), work.busy)
     if pp == 1:
-        whole = Terms.sum((layer.times(model.layers), head, overhead))
+        whole = _together(layer, model.layers, head, 0.0, overhead)
         return Step(whole, whole)
-    hop = hop_terms(setup, work.rows, work.busy)
-    whole = Terms.sum((layer.times(model.layers), head, hop.times(pp - 1), overhead))
+    hop = hop_terms(setup, work.rows, work.busy).hand_over
+    whole = _together(layer, model.layers, head, (pp - 1) * hop, overhead)
     inner, ending = stage_split(model, pp, setup.engine.stages)
-    last, most = Terms.sum((layer.times(ending), head)), layer.times(inner)
-    return Step(whole, Terms.sum((max(last, most, key=lambda terms: terms.total), hop, overhead)))
+    last, most = (_together(layer, *each, hop, overhead) for each in ((ending, head), (inner, Terms())))
+    return Step(whole, max(last, most, key=lambda terms: terms.total))
+
+
+def _together(layer: Terms, layers: float, head: Terms, hops: float, overhead: Terms) -> Terms:
+    """So many layers, the head, hops and the engine's part: what a search asks for most."""
+    weights, kv, compute, reduced, a2a, _, launch = layer
+    return Terms(
+        layers * weights + head.weights,
+        layers * kv,
+        layers * compute + head.compute,
+        layers * reduced,
+        layers * a2a,
+        hops,
+        layers * launch + overhead.launch,
+    )
 
 
 def _seconds(setup: Setup, exchange: Exchange, busy: float) -> float:

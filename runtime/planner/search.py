@@ -18,7 +18,7 @@ from runtime.planner.serving import Prediction, Workload, predict
 from runtime.planner.sharding import Sharding, broken_rules, layouts, warnings
 from runtime.stress.goodput import Slo
 
-POINTS = 320  # predictions of one search, about, so that it answers as one types
+POINTS = 240  # predictions of one search, about, so that it answers as one types
 MOST_LOADS, FEWEST_LOADS = 10, 6  # of one layout
 
 

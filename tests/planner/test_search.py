@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+import sys
 from dataclasses import replace
 
 import pytest
@@ -16,28 +16,34 @@ from runtime.planner.search import Plan, Request, find_use_case, make_plan, pare
 CHAT, VOICE, BATCH = (find_use_case(name) for name in ("chat", "voice", "batch"))
 
 
-def seconds(asked: Request) -> float:
-    """Processor time, the best of five: what the search itself takes, whatever else the machine does."""
+def calls(asked: Request) -> int:
+    """Of functions that one search makes, Python's and others': what it takes on a machine of any pace."""
+    found = 0
 
-    def once() -> float:
-        start = time.process_time()
+    def count(_frame: object, event: str, _of: object) -> None:
+        nonlocal found
+        found += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
         make_plan(asked, CHAT)
-        return time.process_time() - start
-
-    return min(once() for _ in range(5))
+    finally:
+        sys.setprofile(None)
+    return found
 
 
 @pytest.mark.parametrize(
     ("asked", "limit"),
     [
-        (request("llama-3.1-70b"), 0.05),
-        (request("qwen3-235b-a22b", engine="sglang"), 0.05),
-        (request("deepseek-v3", gpus=1024), 1.0),
-        (request("llama-3.1-405b", gpus=1024), 1.0),
+        (request("llama-3.1-70b"), 150_000),
+        (request("qwen3-235b-a22b", engine="sglang"), 150_000),
+        (request("deepseek-v3", gpus=1024), 3_000_000),
+        (request("llama-3.1-405b", gpus=1024), 3_000_000),
     ],
 )
-def test_it_answers_as_one_types(asked: Request, limit: float) -> None:
-    assert seconds(asked) < limit
+def test_it_answers_as_one_types(asked: Request, limit: int) -> None:
+    """Python makes some three million calls a second: 50 ms for 8 GPUs, 1 s for 1,024."""
+    assert calls(asked) < limit
 
 
 @pytest.fixture(scope="module")
