@@ -212,10 +212,9 @@ def _yield(setup: Setup, workload: Workload, cycle: _Cycle, replicas: float) -> 
 
 
 class _Pass(NamedTuple):
-    """A pass with prompts on board: what it takes on the devices, its seconds through all stages and through the slowest."""
+    """A pass with prompts on board: its seconds through all stages, and through the slowest."""
 
-    terms: Terms
-    whole: float
+    whole: Terms
     stage: float
 
 
@@ -230,8 +229,8 @@ def _pass(setup: Setup, work: Work, dispatch: float) -> _Pass:
     """A pass of prompts beside the running decodes, where the engine mixes both. A CPU has to launch its kernels meanwhile, which
     takes so long; engines begin it while the step before runs."""
     whole, stage = step(setup, work if setup.engine.mixes else work._replace(decodes=0.0))
-    least = max(0.0, dispatch)
-    return _Pass(whole, max(whole.total, least), max(stage.total, least / setup.sharding.pp))
+    waited = max(0.0, dispatch - whole.total)
+    return _Pass(whole._replace(launch=whole.launch + waited), max(stage.total, dispatch / setup.sharding.pp))
 
 
 class _Begun(NamedTuple):
@@ -259,8 +258,8 @@ def _begin(setup: Setup, workload: Workload, cycle: _Cycle, prompts: float, runn
     found = _pass(setup, work, prompt_dispatch(setup, True))
     chunks = max(1.0, isl / room)
     later = chunks * max(0.0, each / together - 1) / 2
-    time = found.whole + (chunks - 1 + later) * found.stage
-    return _Begun(found.terms, time, later * max(0.0, found.stage - cycle.decode / setup.sharding.pp))
+    time = found.whole.total + (chunks - 1 + later) * found.stage
+    return _Begun(found.whole, time, later * max(0.0, found.stage - cycle.decode / setup.sharding.pp))
 
 
 def _begun(workload: Workload, n: float) -> tuple[float, float]:

@@ -148,6 +148,7 @@ def test_a_cpu_launches_the_kernels_of_short_prompts() -> None:
     s = setup("deepseek-r1", "b200", "nvfp4", tp=8, engine="trtllm")
     alone = predict(s, Workload(100, 100, 1, text=False)).ttft
     assert alone == pytest.approx((58 * 1.35 + 3 * 0.8) * 1e-3)
+    assert predict(s, Workload(100, 100, 1, text=False)).prompt.total == pytest.approx(alone), "the split says so, too"
     compiled = replace(s, engine=replace(s.engine, compiles_prompts=True))
     assert predict(compiled, Workload(100, 100, 1, text=False)).ttft == pytest.approx(61 * 0.8e-3)
 
