@@ -58,7 +58,10 @@ class EngineFold:
 
     def work(self, replica: int) -> WorkTimeline:
         """When that replica had running requests."""
-        return self._work.setdefault(replica, WorkTimeline())
+        work = self._work.get(replica)
+        if work is None:
+            work = self._work[replica] = WorkTimeline()
+        return work
 
     def keep_replicas(self, count: int) -> None:
         """Expect so many replicas; forget those that a new layout no longer has."""

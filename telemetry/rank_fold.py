@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Mapping
-from itertools import accumulate
 
 from msgspec import Struct, structs
 
-from telemetry.formulas import model_bandwidth_utilization, model_flops_utilization, percentile
+from telemetry.formulas import model_bandwidth_utilization, model_flops_utilization
 from telemetry.lateness import Moved
 from telemetry.records import AxisTime, DeviceRecord, ExpertRecord, Peaks, RankInfo, RankMemory, StepRecord
 from telemetry.series import SECOND, Seconds, SecondsState, WorkTimeline
 from telemetry.snapshot import AxisView, MemoryView, RankView, TimeSplit, WorkView
+from telemetry.walls import Walls, WallsState
 
-MAX_STEPS = 256  # the latest steps, for the median
 MAX_AXES = 8
 MAX_NAME = 64  # characters of an axis or of a reason to throttle
 MAX_REASONS = 16
@@ -52,7 +49,7 @@ class RankState(Struct, frozen=True, array_like=True):
     axes: list[str]
     times: SecondsState
     experts: SecondsState
-    walls: list[tuple[int, int]]
+    walls: WallsState
     work: SecondsState | None = None
     done: list[int] = []
     suspensions: list[tuple[int, int | None]] = []
@@ -73,7 +70,7 @@ class RankFold:
         self._experts = Seconds(shown=None, kept_s=window_s)  # a column an expert
         self._work = Seconds(shown=None, kept_s=window_s)  # columns: FLOPs / KILO, bytes of weights, of keys and values
         self._done: list[int] = []  # the same, since the rank began; nothing before it counted any
-        self._ends, self._walls = array("q"), array("q")  # of the last steps, ns
+        self._walls = Walls()
         self._suspensions: deque[tuple[int, int | None]] = deque(maxlen=MAX_SUSPENSIONS)  # (since, until) ns; None: still
 
     def add_step(self, record: StepRecord, work: WorkTimeline) -> None:
@@ -98,22 +95,11 @@ class RankFold:
             done = record.flops // KILO, record.weight_bytes, record.kv_bytes
             self._work.spread(start, end, done)
             self._done = [before + more for before, more in zip(self._done or (0, 0, 0), done, strict=True)]
-        self._remember(end, wall)
+        self._walls.add(end, wall)
         self._last = end, record.memory_bytes
         self._steps += 1
         if self.fault == "STALLED":
             self.fault = None
-
-    def _remember(self, end_ns: int, wall_ns: int) -> None:
-        """A rank makes one step after another; one that says otherwise ended with the one before."""
-        self._ends.append(max(end_ns, self._ends[-1]) if self._ends else end_ns)
-        self._walls.append(wall_ns)
-        if len(self._ends) > 2 * MAX_STEPS:
-            del self._ends[:MAX_STEPS], self._walls[:MAX_STEPS]
-
-    def _first_after(self, time_ns: int) -> int:
-        """The place of the first of the last `MAX_STEPS` that ended after a time."""
-        return bisect_right(self._ends, time_ns, max(0, len(self._ends) - MAX_STEPS))
 
     def die(self, _time_ns: int) -> None:
         self.fault = "DEAD"
@@ -181,8 +167,7 @@ class RankFold:
         last_end = None if self._last is None else self._last[0]
         since = work.pieces(max(now_ns - window_ns, last_end or 0), now_ns)
         observed = times.get("observed", 0.0) + sum(until - begin for begin, until, had_work in since if not had_work)
-        walls = self._walls[self._first_after(now_ns - window_ns) :]
-        step_ns = percentile(walls, 50)
+        step_ns = self._walls.median_ns(now_ns - window_ns)
         experts = self._experts.total(now_ns, window_ns)
 
         def per_step_ms(part: str) -> float | None:
@@ -280,8 +265,7 @@ class RankFold:
     def state(self, now_ns: int, window_ns: int) -> RankState:
         """All that views from `now` on can show of what came so far."""
         times, experts = self._times.state(now_ns, window_ns), self._experts.state(now_ns, window_ns)
-        first = self._first_after(now_ns - window_ns)
-        walls = list(zip(self._ends[first:], self._walls[first:], strict=True))
+        walls = self._walls.state(now_ns - window_ns)
         work = self._work.state(now_ns, window_ns) if self._done else None
         who = self.memory, self._device, self.fault, self._last, self._steps, list(self._axes)
         return RankState(*who, times, experts, walls, work, self._done, list(self._suspensions))
@@ -297,8 +281,7 @@ class RankFold:
         self._axes = list(state.axes)
         self._times.restore(state.times)
         self._experts.restore(state.experts)
-        ends, walls = zip(*state.walls[-MAX_STEPS:], strict=True) if state.walls else ((), ())
-        self._ends, self._walls = array("q", list(accumulate(ends, max))), array("q", walls)
+        self._walls.restore(state.walls)
         self._suspensions.extend(state.suspensions)
         if state.work is not None:
             if len(state.done) != 3 or any(len(row) != 3 for row in state.work.rows.values()):

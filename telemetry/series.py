@@ -89,11 +89,11 @@ class Seconds:
             for second in range(self._until + 1, until + 1):
                 if (row := rows.get(second)) is not None:
                     _put(self._sum, row)
+            if after > self._after:  # columns that no row has any more
+                del self._sum[max((len(rows.get(second, ())) for second in range(after + 1, until + 1)), default=0) :]
         else:
             known = [row for second in range(after + 1, until + 1) if (row := rows.get(second)) is not None]
             self._sum = list(map(sum, zip_longest(*known, fillvalue=0)))
-        if after > self._after:  # columns that no row has any more
-            del self._sum[max((len(rows.get(second, ())) for second in range(after + 1, until + 1)), default=0) :]
         self._after, self._until = after, until
 
     def history(self, now_ns: int) -> tuple[float, ...]:
@@ -118,7 +118,8 @@ class Seconds:
             return [0.0] * (end - first)
         rows, older = self._rows, self._older
         amounts = [row[column] if (row := rows.get(at)) and len(row) > column else older.get(at, 0) for at in range(first, end)]
-        return [min(most, max(0.0, unit * amount)) for amount in amounts]
+        least = 0.0
+        return [least if (shown := unit * amount) < least else most if shown > most else shown for amount in amounts]
 
     def span_s(self, now_ns: int, window_ns: int) -> float:
         """By how many seconds to divide a total for a rate: the window, or as much as there has been of it, 1 at least."""

@@ -310,14 +310,23 @@ def test_the_run_of_which_keyframes_are_taken_shows_everything():
 
 
 def test_a_keyframe_of_before_the_last_version_can_be_entered():
-    """Its ranks have whole last steps, and neither collectives nor experts."""
+    """Its ranks have whole last steps and pairs of numbers for walls, and neither collectives nor experts."""
     old = fold_of(deployment(), engine(T), step(T, S, memory=99)).keyframe(T + S)
-    rank = msgspec.structs.replace(old.deployments[0].ranks[0], last=step(T, S, memory=99))
+    rank = msgspec.structs.replace(old.deployments[0].ranks[0], last=step(T, S, memory=99), walls=[(T + S, S)])
     fields = [*msgspec.structs.astuple(msgspec.structs.replace(old.deployments[0], ranks={0: rank}))][:4]
     message = [*msgspec.structs.astuple(old)]
     message[6] = [fields]
     view = Fold.restored(decode_keyframe(msgspec.msgpack.encode(message))).snapshot(T + 2 * S).deployments[0]
-    assert (view.ranks[0].age_s, view.ranks[0].memory.used) == (1.0, 99)
+    assert (view.ranks[0].age_s, view.ranks[0].memory.used, view.ranks[0].step_ms) == (1.0, 99, 1000.0)
+
+
+@pytest.mark.parametrize("walls", [b"1234567", bytes(8), bytes(8 * 2 * 257)], ids=["torn", "odd", "too many"])
+def test_a_keyframe_whose_walls_are_no_steps_is_refused(walls):
+    kept = fold_of(deployment(), engine(T), step(T, S)).keyframe(T + S)
+    broken = msgspec.structs.replace(kept.deployments[0].ranks[0], walls=walls)
+    kept.deployments[0].ranks[0] = broken
+    with pytest.raises(ValueError, match=r"no ends and walls|bytes length"):
+        Fold.restored(decode_keyframe(encode_keyframe(kept)))
 
 
 def test_a_keyframe_and_its_folds_share_nothing():
