@@ -110,6 +110,9 @@ def main() -> None:
                     relative, kept = sum(around) / sum(calibrated), steady(*around, *calibrated)
                     row = (run.tpot, said.tpot, before.tpot, run.ttft, said.ttft, others, relative, kept)
                     found[Path(path).name, str(layout), run.concurrency].append(row)
+                    off = said.tpot / run.tpot - 1
+                    words = f"{layout} x{run.concurrency}: TPOT {1e3 * run.tpot:.1f} ms, said {off:+.0%}, pace {relative:.2f}"
+                    print(words, file=sys.stderr)
                 memory = rank_memory(model, Sharding.of(layout), device, form, find_engine("shardscope"))
                 capacity[Path(path).name, str(layout)] = (held, memory.kv_tokens)
     titles = f"{'TPOT ms':>9}{'said':>8}{'off':>7}{'guess':>8}{'TTFT':>7}{'off':>7}{'others':>8}{'pace':>6}{'kept':>6}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from runtime.layout import Layout
 
-Found = Mapping[Layout, Sequence[Mapping[str, Any]]]  # by layout: by rank
+Found = Mapping[Layout, Sequence[Mapping[str, Any]]]  # by layout: by rank, one time that they measured after another
 Points = list[list[float]]
 
 
@@ -18,8 +18,7 @@ def rates(found: Found, cores: int, step_s: float, turn_s: float, process_bytes:
     counts = sorted({layout.world_size for layout, ranks in found.items() if "products" in ranks[0]})
     parts = {str(count): _parts(found, count) for count in counts}
     if "layer_of_many" in found[Layout()][0]:  # ranks with a device each differ by what captures their steps, and by nothing else
-        many = {**found[Layout()][0], "layer": found[Layout()][0]["layer_of_many"]}
-        parts["2"] = {"together": _part([many])}
+        parts["2"] = {"together": _part([{**rank, "layer": rank["layer_of_many"]} for rank in found[Layout()]])}
     return {
         "cores": cores,
         "step_ms": step_s * 1e3,
@@ -33,15 +32,15 @@ def rates(found: Found, cores: int, step_s: float, turn_s: float, process_bytes:
 
 def device(found: Found, memory: int, cores: int) -> dict[str, Any]:
     """The machine as an entry of data/gpus.json. Peak rates are those of many rows on all cores."""
-    first = found[Layout()][0]
+    one = _part(found[Layout()])
     reduced = _exchange(found, "all_reduce")
-    link = max((size / seconds for points in reduced.values() for size, seconds in points), default=first["copy"])
+    link = max((size / seconds / 1e9 for points in reduced.values() for size, seconds in points), default=one["copy_gb_s"])
     return {
         "memory_gib": memory / 2**30,
-        "bandwidth_gb_s": first["read"] / 1e9,
-        "tflops": {form: 2 / (points[-1][1] / points[-1][0]) / 1e12 for form, points in first["products"].items()},
+        "bandwidth_gb_s": one["read_gb_s"],
+        "tflops": {form: 2 / (points[-1][1] / points[-1][0]) for form, points in one["products_ps"].items()},
         "link": "shm",
-        "link_gb_s": link / 1e9,
+        "link_gb_s": link,
         "link_gpus": 1024,
         "node_gpus": 1024,
         "shared": cores > 0,
@@ -53,12 +52,15 @@ def device(found: Found, memory: int, cores: int) -> dict[str, Any]:
     }
 
 
+def layer_s(found: Found) -> float:
+    """Seconds of a layer of no size, for one row on all cores."""
+    return _mean([rank["layer"][0][1] for rank in found[Layout()]])
+
+
 def _parts(found: Found, count: int) -> dict[str, Any]:
-    together = [rank for rank in found[Layout(tp=count)] if "products" in rank]
-    parts = {"together": _part(together)}
-    alone = found.get(Layout(pp=count)) if count > 1 else None
-    if alone is not None:
-        parts["alone"] = _part(alone[:1])
+    parts = {"together": _part(found[Layout(tp=count)])}
+    if count > 1 and Layout(pp=count) in found:
+        parts["alone"] = _part([rank for rank in found[Layout(pp=count)] if "products" in rank])  # the first stage's
     return parts
 
 
@@ -69,7 +71,8 @@ def _part(ranks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "read_gb_s": _mean([rank["read"] for rank in ranks]) / 1e9,
         "copy_gb_s": _mean([rank["copy"] for rank in ranks]) / 1e9,
         "products_ps": {
-            form: _scaled(_curves([rank["products"][form] for rank in ranks]), 1e12) for form in ranks[0]["products"]
+            form: _scaled(_curves([rank["products"][form] for rank in ranks if form in rank["products"]]), 1e12)
+            for form in ranks[0]["products"]
         },
         "kv_gb_s": _scaled(_curves([rank["kv"] for rank in ranks]), 1e-9),
         "prompt_gflops": _scaled(_curves([rank["prompts"] for rank in ranks]), 1e-9),
@@ -86,7 +89,7 @@ def _with(points: Points, calls: Points, count: int) -> Points:
 
 def _exchange(found: Found, name: str) -> dict[int, Points]:
     """By ranks of a group; where these have all the cores that they ask for, if any group has."""
-    known = {layout: ranks[: layout.tp] for layout, ranks in found.items() if name in ranks[0]}
+    known = {layout: [rank for rank in ranks if name in rank] for layout, ranks in found.items() if name in ranks[0]}
     calm = {layout: ranks for layout, ranks in known.items() if layout == Layout(tp=layout.tp)}
     tables = {layout.tp: _curves([rank[name] for rank in ranks]) for layout, ranks in (calm or known).items()}
     return dict(sorted(tables.items()))
@@ -94,8 +97,8 @@ def _exchange(found: Found, name: str) -> dict[int, Points]:
 
 def _hand_over(found: Found) -> Points:
     """Of two stages; the second one knows."""
-    known = [ranks[1]["hand_over"] for layout, ranks in found.items() if layout == Layout(pp=2) and "hand_over" in ranks[1]]
-    return _scaled(known[0], 1e6) if known else [[1024.0, 0.0]]
+    known = [rank["hand_over"] for rank in found.get(Layout(pp=2), ()) if rank.get("hand_over")]
+    return _scaled(_curves(known), 1e6) if known else [[1024.0, 0.0]]
 
 
 def _crowd(found: Found, cores: int) -> dict[str, float]:
@@ -108,7 +111,8 @@ def _crowd(found: Found, cores: int) -> dict[str, float]:
     exchange = _mean([rank["all_reduce"][0][1] for rank in calm])
     turn = _mean([_lap(rank["laps"]) for rank in calm])
     waiting = _mean([_lap(rank["laps"]) for rank in crowded if "laps" in rank])
-    together = _together([rank["laps_together"] for rank in crowded])
+    times = (crowded[first : first + layout.world_size] for first in range(0, len(crowded), layout.world_size))
+    together = _mean([_together([rank["laps_together"] for rank in ranks]) for ranks in times])
     share = layout.world_size / max(1, cores)
     product = max(turn - exchange, 1e-9)
     return {"wait_us": max(0.0, waiting - turn) * 1e6, "loss": max(1.0, (together - exchange) / (share * product))}

@@ -6,10 +6,10 @@ import platform
 import socket
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -26,7 +26,7 @@ from runtime.planner.parameters import scalar
 from runtime.rank.nursery import Zygote
 from telemetry.cgroup import Cgroup
 
-PARTS = 0.5  # of the time, for the parts; the rest is for whole steps and the check
+PARTS = 0.66  # of the time, for the parts; the rest is for whole steps and the check
 MOST_WINDOW_S = 0.25
 DISTURBED = 0.1  # share of the cores that others had, from which on it is said
 
@@ -50,9 +50,8 @@ def measure_machine(device: str, seconds: float, out: Path | None, tell: Callabl
     with tempfile.TemporaryDirectory(prefix="shardscope-calibrate-") as scratch, Zygote() as serving:
         tell("what the engine adds to a step")
         tiny = whole.make_checkpoint(Path(scratch) / "tiny", "tiny")
-        layer_s = found[Layout()][0]["layer"][0][1]
         several = device == "cpu" or machine.gpus > 1
-        step_s, turn_s = whole.engine_step(tiny, device, layer_s, serving, several)
+        step_s, turn_s = whole.engine_step(tiny, device, assemble.layer_s(found), serving, several)
         process = scalar("cpu_process_gib") * 2**30
         entry = assemble.device(found, Cgroup().memory_available(), cores) if device == "cpu" else _catalogued(name, found)
         measured = {
@@ -70,30 +69,53 @@ def measure_machine(device: str, seconds: float, out: Path | None, tell: Callabl
     return path
 
 
+class _Time(NamedTuple):
+    """One time that a layout was measured."""
+
+    world: worlds.World
+    others: float  # share of the cores that others had
+    ranks: list[dict[str, Any]]
+
+
 def _parts(
     device: str, devices: int, seconds: float, zygote: Zygote, tell: Callable[[str], None]
-) -> tuple[dict[Layout, list[dict[str, Any]]], float]:
+) -> tuple[assemble.Found, float]:
     """What was found under each layout, and the largest share of the cores that others had meanwhile.
 
-    A layout that others disturbed is measured again while there is time, and the calmer try is taken.
+    All are measured whole, then, while there is time, once more what matters most; and whole again those that others disturbed.
     """
     todo = worlds.worlds(devices, device == "cpu")
-    weights = [50 if "parts" in world.measure else 12 for world in todo]  # pieces of work
-    window_s = min(MOST_WINDOW_S, 0.3 * seconds / sum(weights))
-    found: dict[Layout, tuple[float, list[dict[str, Any]]]] = {}
+    turns = todo + [world.again for world in todo]
+    weights = [50 if "parts" in world.measure else 12 for world in turns]  # pieces of work
+    window_s = min(MOST_WINDOW_S, 0.25 * seconds / sum(weights))
+    times: dict[Layout, list[_Time]] = {world.layout: [] for world in todo}
     start = time.perf_counter()
     used = 0
-    for number, (world, weight) in enumerate(zip(todo, weights, strict=True), start=1):
-        tell(f"{number}/{len(todo)} {world.layout}: {', '.join(word.replace('_', ' ') for word in world.measure)}")
+
+    def look(world: worlds.World, until: float) -> None:
+        tell(f"{world.layout}: {', '.join(word.replace('_', ' ') for word in world.measure)}")
+        others = Others()
+        ranks = worlds.measure(world, device, window_s, until, zygote)
+        times[world.layout].append(_Time(world, others.cores / (psutil.cpu_count() or 1), ranks))
+
+    for world, weight in zip(turns, weights, strict=True):
         used += weight
-        until = start + seconds * used / sum(weights)
-        while world.layout not in found or (found[world.layout][0] > DISTURBED and time.perf_counter() < until):
-            others = Others()
-            ranks = worlds.measure(world, device, window_s, until, zygote)
-            share = others.cores / (psutil.cpu_count() or 1)
-            if world.layout not in found or share < found[world.layout][0]:
-                found[world.layout] = share, ranks
-    return {layout: ranks for layout, (_, ranks) in found.items()}, max(share for share, _ in found.values())
+        if not times[world.layout] or time.perf_counter() < start + seconds:
+            look(world, start + seconds * used / sum(weights))
+    for world in todo:
+        if times[world.layout][0].others > DISTURBED and time.perf_counter() < start + seconds:
+            look(world, start + seconds)
+    kept = {world.layout: _calm(world, times[world.layout]) for world in todo}
+    return (
+        {layout: [rank for each in found for rank in each.ranks] for layout, found in kept.items()},
+        max(each.others for found in kept.values() for each in found),
+    )
+
+
+def _calm(whole: worlds.World, times: Sequence[_Time]) -> list[_Time]:
+    """Those at which others had next to nothing, and of the whole ones the calmest in any case; this one first."""
+    best = min((each for each in times if each.world == whole), key=lambda each: each.others)
+    return [best] + [each for each in times if each is not best and each.others <= DISTURBED]
 
 
 def _check(

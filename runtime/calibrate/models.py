@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -26,33 +28,37 @@ ROWS = 8
 
 
 class MemoryCheckpoint:
-    """What a stage asks of a checkpoint, answered from random tensors."""
+    """What a stage asks of a checkpoint, answered from random tensors: each layer has its own copies of the same."""
 
     def __init__(self, shape: ModelShape) -> None:
-        self._tensors = dict(random_tensors(shape, 0, seed=0))
+        self._tensors = dict(random_tensors(replace(shape, num_layers=1), 0, seed=0))
 
     def has(self, name: str) -> bool:
-        return name in self._tensors
+        return _in_first_layer(name) in self._tensors
 
     def tensor(self, name: str) -> torch.Tensor:
-        return self._tensors[name]
+        return self._tensors[_in_first_layer(name)].clone()
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        return self._tensors[name][start:stop]
+        return self.tensor(name)[start:stop]
 
     def columns(self, name: str, start: int, stop: int) -> torch.Tensor:
-        return self._tensors[name][:, start:stop].contiguous()
+        return self.tensor(name)[:, start:stop].contiguous()
 
     def router(self, layer: str) -> torch.Tensor:
-        return self._tensors[f"{layer}.block_sparse_moe.gate.weight"]
+        return self.tensor(f"{layer}.block_sparse_moe.gate.weight")
 
     def expert(self, layer: str, index: int, part: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
         names = {"gate": "w1", "up": "w3", "down": "w2"}
-        weight = self._tensors[f"{layer}.block_sparse_moe.experts.{index}.{names[part]}.weight"]
+        weight = self.tensor(f"{layer}.block_sparse_moe.experts.{index}.{names[part]}.weight")
         return weight[:, start:stop].contiguous() if part == "down" else weight[start:stop]
 
     def release(self) -> None:
         pass
+
+
+def _in_first_layer(name: str) -> str:
+    return re.sub(r"\.layers\.\d+\.", ".layers.0.", name)
 
 
 class Model:

@@ -9,8 +9,8 @@ from msgspec import Struct
 
 
 class Order(Struct, frozen=True):
-    """`measure`: of "parts", "exchanges", "hand_over", "crowd". `window_s`: how long to look at each piece of work; `until`: of
-    `time.perf_counter`, one clock for all processes of a host: when to hurry."""
+    """`measure`: of "parts" (with "fp32": its products, too), "exchanges", "hand_over", "crowd". `window_s`: how long to look at
+    each piece of work; `until`: of `time.perf_counter`, one clock for all processes of a host: when to hurry."""
 
     measure: list[str]
     window_s: float

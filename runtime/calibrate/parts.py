@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from runtime.calibrate.models import ROWS, Model
-from runtime.calibrate.timing import Stopwatch
+from runtime.calibrate.timing import Piece, Stopwatch, beyond
 from runtime.model.linear import Linear
 from runtime.rank.board import RankStatus
 from runtime.rank.config import RankConfig
@@ -20,7 +20,7 @@ from telemetry.cgroup import Cgroup
 
 Points = list[list[float]]
 
-FORMATS = {"bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 ROW_COUNTS = (1, 2, 4, 8, 16, 32, 64, 256)
 SHAPES = ((1024, 1024), (2048, 4096))  # a difference of two sizes leaves out what a call costs
 NOTHING = (64, 64)
@@ -46,10 +46,15 @@ PROMPTS = (128, 512, 1024)
 
 def beyond_caches(device: torch.device) -> torch.Tensor:
     """float32, more of it than the caches hold."""
+    return torch.ones(uncached_bytes(device) // 4, device=device)
+
+
+def uncached_bytes(device: torch.device) -> int:
+    """More than the caches hold, as far as there is memory for it in every rank."""
+    if device.type != "cpu":
+        return _LEAST_BYTES
     last = max((_bytes(file.read_text()) for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")), default=0)
-    room = Cgroup().memory_available() // 32  # every rank has one
-    size = max(_LEAST_BYTES, min(last * 5 // 4, room) if device.type == "cpu" else 0)
-    return torch.ones(size // 4, device=device)
+    return max(_LEAST_BYTES, min(last * 5 // 4, Cgroup().memory_available() // 32))
 
 
 def _bytes(size: str) -> int:
@@ -62,7 +67,8 @@ def bandwidth(watch: Stopwatch, there: torch.Tensor) -> tuple[float, float]:
     """Bytes a second: `there` read by a sum; read and written by a copy."""
     copy = torch.empty_like(there)
     size = there.numel() * there.element_size()
-    return size / watch.seconds(there.sum), 2 * size / watch.seconds(lambda: copy.copy_(there))
+    read, copied = watch.each([Piece(there.sum), Piece(lambda: copy.copy_(there))])
+    return size / read, 2 * size / copied
 
 
 def products(watch: Stopwatch, dtype: torch.dtype, device: torch.device) -> tuple[Points, Points]:
@@ -86,10 +92,7 @@ def _by_rows(watch: Stopwatch, shape: tuple[int, int], dtype: torch.dtype, devic
     """Seconds of a product for each of ROW_COUNTS, with another matrix at each call."""
     count = max(2, math.ceil(POOL_BYTES / (math.prod(shape) * dtype.itemsize)))
     weights = itertools.cycle([Linear(torch.full(shape, 0.01, dtype=dtype, device=device)) for _ in range(count)])
-    found = []
-    for rows in ROW_COUNTS:
-        found.append(watch.seconds(partial(_next_product, weights, _rows(rows, shape, dtype, device))))
-    return found
+    return watch.each([Piece(partial(_next_product, weights, _rows(rows, shape, dtype, device))) for rows in ROW_COUNTS])
 
 
 def _rows(rows: int, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -109,14 +112,14 @@ def layers(watch: Stopwatch, config: RankConfig, status: RankStatus, captured: b
     plain = [Model(config, status, "llama", SHORT, captured, num_hidden_layers=n, **_DENSE) for n in (FEW, MANY)]
     mixed = [Model(config, status, "mixtral", SHORT, num_hidden_layers=n, **_MIXTURE) for n in (FEW, MANY)]
     dense, moe, rest, touched = [], [], [], []
-    for rows in (1, ROWS):
-        few, many = (watch.seconds(partial(each.step, rows, SHORT // 2)) for each in plain)
+    pieces = [Piece(partial(model.step, rows, SHORT // 2)) for rows in (1, ROWS) for model in (*plain, *mixed)]
+    pieces += [Piece(partial(plain[0].step, rows, SHORT // 2), cold=True) for rows in (1, ROWS)]
+    *warm, one, several = watch.each(pieces)
+    for rows, (few, many, few_mixed, many_mixed), cold in zip((1, ROWS), (warm[:4], warm[4:]), (one, several), strict=True):
         layer = max(0.0, many - few) / (MANY - FEW)
         dense.append([float(rows), layer])
-        cold = watch.seconds(partial(plain[0].step, rows, SHORT // 2), cold=True)
         rest.append([float(rows), max(0.0, cold - FEW * layer)])
-        few, many = (watch.seconds(partial(each.step, rows, SHORT // 2)) for each in mixed)
-        moe.append([float(rows), max(0.0, many - few) / (MANY - FEW)])
+        moe.append([float(rows), max(0.0, many_mixed - few_mixed) / (MANY - FEW)])
         touched.append(16 * (1 - (1 - 2 / 16) ** rows))
     expert = max(0.0, (moe[1][1] - moe[0][1]) - (dense[1][1] - dense[0][1])) / (touched[1] - touched[0])
     without = [[rows, max(0.0, seconds - count * expert)] for (rows, seconds), count in zip(moe, touched, strict=True)]
@@ -131,15 +134,14 @@ def attention(watch: Stopwatch, config: RankConfig, status: RankStatus, rest: fl
     """
     model = Model(config, status, "llama", LONG + 16, **_CACHED)
     itemsize, layers = getattr(torch, config.dtype).itemsize, _CACHED["num_hidden_layers"]
-
-    def seconds(sequences: int, context: int, count: int = 1) -> float:
-        """Of all layers' attention."""
-        return watch.beyond(rest + layers * layer, partial(model.step, sequences, context, count))
-
+    contexts = (SHORT, MIDDLE, LONG)
+    pieces = [Piece(partial(model.step, ROWS, context), cold=True) for context in contexts]
+    pieces += [Piece(partial(model.step, 1, 0, tokens), cold=True) for tokens in PROMPTS]
+    found = [beyond(seconds, rest + layers * layer) for seconds in watch.each(pieces)]  # of all layers' attention
     decode, prompts = [], []
-    for context in (SHORT, MIDDLE, LONG):
+    for context, seconds in zip(contexts, found, strict=False):
         read = ROWS * _CACHE_BYTES * itemsize * context
-        decode.append([read / layers, read / seconds(ROWS, context)])
-    for tokens in PROMPTS:
-        prompts.append([float(tokens), _ATTENTION_FLOPS * tokens * tokens / 2 / seconds(1, 0, tokens)])
+        decode.append([read / layers, read / seconds])
+    for tokens, seconds in zip(PROMPTS, found[len(contexts) :], strict=True):
+        prompts.append([float(tokens), _ATTENTION_FLOPS * tokens * tokens / 2 / seconds])
     return {"kv": decode, "prompts": prompts}

@@ -48,17 +48,22 @@ def _measure(order: Order, config: RankConfig, mesh: Mesh, status: RankStatus) -
     # what ranks do at once they share memory for: none may be done while another still looks
     there = parts.beyond_caches(device) if "parts" in order.measure else None
     chill = there.sum if there is not None and device.type == "cpu" else lambda: None
-    watch = Stopwatch(order.window_s, settle, order.until, mesh.tp.barrier, chill)
+
+    def meet(number: int) -> int:
+        return int(mesh.tp.broadcast(torch.tensor([number], device=device)).item())
+
+    watch = Stopwatch(order.window_s, settle, order.until, meet, chill)
     found: dict[str, Any] = {"threads": config.threads}
     if there is not None and mesh.first_stage:
         mesh.tp.barrier()
         found["read"], found["copy"] = parts.bandwidth(watch, there)
         found |= parts.layers(watch, config, status, captured=mesh.layout.world_size == 1)
         found |= parts.attention(watch, config, status, found["pass"][-1][1], found["layer"][-1][1])
+        formats = ("bf16", "fp32") if "fp32" in order.measure else ("bf16",)
         if device.type == "cpu":
-            found["products"], found["calls"] = widths.products(watch, config, status, found)
+            found["products"], found["calls"] = widths.products(watch, config, status, found, formats)
         else:  # whole layers would tell how fast they are launched
-            measured = {name: parts.products(watch, form, device) for name, form in parts.FORMATS.items()}
+            measured = {name: parts.products(watch, parts.DTYPES[name], device) for name in formats}
             found["products"] = {name: each for name, (each, _) in measured.items()}
             found["calls"] = measured["bf16"][1]
         if device.type == "cuda":

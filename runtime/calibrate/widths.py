@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,7 +11,8 @@ import msgspec
 import torch
 
 from runtime.calibrate.models import Model
-from runtime.calibrate.timing import Stopwatch
+from runtime.calibrate.parts import uncached_bytes
+from runtime.calibrate.timing import Piece, Stopwatch, beyond
 from runtime.planner.machine import read_power
 from runtime.planner.parameters import scalar
 from runtime.rank.board import RankStatus
@@ -18,7 +20,7 @@ from runtime.rank.config import RankConfig
 
 Points = list[list[float]]
 
-ROW_COUNTS = {"bf16": (1, 2, 4, 8, 16, 32, 64, 256), "fp32": (1, 8, 64, 256)}
+ROW_COUNTS = {"bf16": (1, 2, 4, 8, 16, 32, 64, 256), "fp32": (1, 8, 256)}
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 DECODES = 64  # rows: more of them are a prompt
 PRODUCTS = 4  # of a layer, as the runtime joins them
@@ -55,13 +57,13 @@ NARROW, WIDE = Width(512, 1408, 12), Width(1536, 4096, 3)
 
 
 def products(
-    watch: Stopwatch, config: RankConfig, status: RankStatus, found: Mapping[str, Any]
+    watch: Stopwatch, config: RankConfig, status: RankStatus, found: Mapping[str, Any], formats: Sequence[str]
 ) -> tuple[dict[str, Points], Points]:
     """By format [[rows, seconds a parameter], ...]; [[rows, seconds], ...] that each of a layer's products takes beyond one of no
     size, for the rows of `found["layer"]`: a layer of no size. `found` has the rest of what `parts` measures, too.
     """
     tables, calls = {}, []
-    for form in ROW_COUNTS:
+    for form in formats:
         tables[form], besides = _products(watch, config, status, form, found["pass"], found["read"])
         if form == "bf16":
             for rows, nothing in found["layer"]:
@@ -76,10 +78,17 @@ def _products(
 ) -> tuple[Points, dict[float, float]]:
     """[[rows, seconds a parameter], ...]; by rows, seconds that a layer takes besides its products."""
     config = msgspec.structs.replace(config, dtype=DTYPES[form])
-    second = getattr(torch, config.dtype).itemsize / read  # of an element moved
-    narrow, wide = (_by_rows(watch, config, status, width, ROW_COUNTS[form], rest) for width in (NARROW, WIDE))
+    itemsize = getattr(torch, config.dtype).itemsize
+    second = itemsize / read  # of an element moved
+    # so many layers that their weights drive each other out of the caches
+    enough = math.ceil(uncached_bytes(torch.device(config.device)) / (WIDE.parameters * itemsize))
+    counts, both = ROW_COUNTS[form], (NARROW, WIDE._replace(layers=enough))
+    models = [Model(config, status, "llama", counts[-1], sequences=DECODES, **width.shape) for width in both]
+    found = watch.each([Piece(_pass(model, n), cold=model is models[0]) for n in counts for model in models])
     each, besides = [], {}
-    for rows, small, large in zip(ROW_COUNTS[form], narrow, wide, strict=True):
+    for rows, *passes in zip(counts, found[::2], found[1::2], strict=True):
+        known = rest[0][1] if rows == 1 else rest[-1][1]
+        small, large = (beyond(seconds, known) / width.layers for seconds, width in zip(passes, both, strict=True))
         slope = (large - small - rows * second * (WIDE.moved - NARROW.moved)) / (WIDE.parameters - NARROW.parameters)
         # a wide layer that was the quicker one says that others disturbed us: then its own rate is the better guess
         each.append([float(rows), slope if slope > 0 else large / WIDE.parameters])
@@ -87,11 +96,6 @@ def _products(
     return each, besides
 
 
-def _by_rows(
-    watch: Stopwatch, config: RankConfig, status: RankStatus, width: Width, counts: Sequence[int], rest: Points
-) -> list[float]:
-    """Seconds of a layer for each of so many rows; `rest`: of a pass without layers, by rows."""
-    model = Model(config, status, "llama", counts[-1], sequences=DECODES, **width.shape)
-    steps = (partial(model.step, n, CONTEXT) if n <= DECODES else partial(model.step, 1, 0, n) for n in counts)
-    known = [rest[0][1] if n == 1 else rest[-1][1] for n in counts]
-    return [watch.beyond(each, step) / width.layers for each, step in zip(known, steps, strict=True)]
+def _pass(model: Model, rows: int) -> Callable[[], None]:
+    """Of so many sequences that go on, or of a prompt."""
+    return partial(model.step, rows, CONTEXT) if rows <= DECODES else partial(model.step, 1, 0, rows)

@@ -47,16 +47,21 @@ class World:
     layout: Layout
     measure: tuple[str, ...]
 
+    @property
+    def again(self) -> World:
+        """What to measure under it another time: not how products do that few models ask for."""
+        return World(self.layout, tuple(word for word in self.measure if word != "fp32"))
+
 
 def worlds(devices: int, shared: bool) -> list[World]:
     """For so many cores that all ranks share, or devices of which each rank has one."""
     counts = [n for n in (1, 2, 4, 8) if n <= min(devices, MOST_RANKS)]
     if not shared:
-        found = [World(Layout(), ("parts",))]
+        found = [World(Layout(), ("parts", "fp32"))]
         found += [World(Layout(tp=n), ("exchanges",)) for n in counts if n > 1]
         return found + [World(Layout(pp=2), ("hand_over",))] * (devices > 1)
-    found = [World(Layout(tp=n), ("parts", "exchanges") if n > 1 else ("parts",)) for n in counts]
-    found += [World(Layout(pp=n), ("parts", "hand_over")) for n in counts if n > 1]
+    found = [World(Layout(tp=n), ("parts", "fp32", "exchanges") if n > 1 else ("parts", "fp32")) for n in counts]
+    found += [World(Layout(pp=n), ("parts", "fp32", "hand_over")) for n in counts if n > 1]
     if devices <= MOST_RANKS // 2:
         found.append(World(Layout(tp=max(2, devices), pp=2), ("exchanges", "crowd")))
     if devices == 1:

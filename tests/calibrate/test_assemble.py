@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from measured import found
+from measured import found, laps
 
 from runtime.calibrate import assemble
+from runtime.calibrate.machine import _calm, _Time
 from runtime.calibrate.worlds import World, worlds
 from runtime.layout import Layout
 from runtime.planner.collectives import all_reduce, hand_over
 from runtime.planner.cost import Setup, Work, step
 from runtime.planner.hardware import Cluster, Gpu, read_gpu
-from runtime.planner.machine import Machine, read_machine
+from runtime.planner.machine import Machine, read_machine, read_power
 from runtime.planner.memory import precision
 from runtime.planner.models import read_model
 from runtime.planner.parameters import Scale, find_engine, find_format
@@ -36,12 +37,13 @@ def cpu(machine: Machine) -> Gpu:
 
 def test_each_world_tells_its_part() -> None:
     asked = {str(world.layout): world.measure for world in worlds(2, shared=True)}
-    assert asked["tp1"] == ("parts",)
-    assert asked["tp2"] == ("parts", "exchanges")
-    assert asked["pp2"] == ("parts", "hand_over")
+    assert asked["tp1"] == ("parts", "fp32")
+    assert asked["tp2"] == ("parts", "fp32", "exchanges")
+    assert asked["pp2"] == ("parts", "fp32", "hand_over")
     assert asked["tp2pp2"] == ("exchanges", "crowd")
+    assert [world.again.measure for world in worlds(2, shared=True)][1:3] == [("parts", "exchanges"), ("parts", "hand_over")]
     assert {str(world.layout) for world in worlds(8, shared=True)} == {"tp1", "tp2", "tp4", "tp8", "pp2", "pp4", "pp8"}
-    assert World(Layout(), ("parts",)) in worlds(1, shared=False)
+    assert World(Layout(), ("parts", "fp32")) in worlds(1, shared=False)
     assert {str(world.layout) for world in worlds(4, shared=False)} == {"tp1", "tp2", "tp4", "pp2"}
 
 
@@ -69,6 +71,32 @@ def test_more_ranks_than_cores_take_turns(machine: Machine) -> None:
     # while two wait, a lap takes 30 us longer; with work for all nobody waits
     assert machine.wait(4, 2) == pytest.approx(3e-5)
     assert machine.wait(4, 4) == machine.wait(2, 2) == 0
+
+
+def test_a_machine_that_was_measured_twice_is_the_mean_of_both() -> None:
+    """The second time without fp32, and a third slower; what a crowd did is told of each time by itself."""
+    both = found()
+    for layout, ranks in found().items():
+        again = [{**rank} for rank in ranks]
+        for rank in again:
+            if "products" in rank:
+                rank["products"] = {"bf16": [[rows, 2 * seconds] for rows, seconds in rank["products"]["bf16"]]}
+                rank["read"] /= 2
+            if "hand_over" in rank:
+                rank["hand_over"] = [[size, 3 * seconds] for size, seconds in rank["hand_over"]]
+            if "laps_together" in rank:
+                rank["laps_together"] = laps(2.1e-3, start=500.0)
+        both[layout] += again
+    machine = read_machine(assemble.rates(both, 2, 5e-4, 1e-3, 70 << 20))
+    alone, together = (machine.rates(2, busy) for busy in (1, 2))
+    assert alone.product(1, 1e9, BF16, Scale()).weights == pytest.approx(1.5 * 2e9 / 12e9)
+    assert together.product(1, 1e9, BF16, Scale()).weights == pytest.approx(1.5 * 2e9 / 10e9)
+    assert together.product(1, 1e9, find_format("fp32"), Scale()).weights == pytest.approx(4e9 / 10e9)
+    assert together.elementwise(1e9) == pytest.approx(1 / 7.5)
+    assert read_power(machine.hand_over, 2048.0) == pytest.approx(2 * 3e-5)
+    assert machine.crowd.loss == pytest.approx(((1.05e-3 + 2.1e-3) / 2 - 2e-5) / (2 * 4e-4))
+    assert assemble.device(both, 8 << 30, 2)["bandwidth_gb_s"] == pytest.approx(15)
+    assert assemble.layer_s(both) == pytest.approx(1e-4)
 
 
 def test_exchanges_are_those_that_were_measured(cpu: Gpu) -> None:
@@ -137,3 +165,13 @@ def test_a_machine_of_one_core_or_device() -> None:
     assert read_gpu("one", alone).link_bandwidth == 20e9
     crowded = {Layout(): found()[Layout()], Layout(tp=2, pp=2): found()[Layout(tp=2, pp=2)]}
     assert assemble.device(crowded, 16 << 30, 1)["measured"]["all_reduce_us"] == {"2": [[2048.0, pytest.approx(50)]]}
+
+
+def test_of_several_times_count_the_calm_ones_and_always_a_whole_one() -> None:
+    whole = worlds(2, shared=True)[0]
+    again = whole.again
+    calm, loud, later, worse = _Time(whole, 0.02, []), _Time(whole, 0.5, []), _Time(again, 0.04, []), _Time(again, 0.3, [])
+    assert _calm(whole, [calm, later]) == [calm, later]
+    assert _calm(whole, [calm, worse]) == [calm]
+    assert _calm(whole, [loud, later]) == [loud, later], "nothing else knows of fp32"
+    assert _calm(whole, [loud, later, calm]) == [calm, later]
