@@ -129,6 +129,17 @@ class _OnDevice:
             self._events.free(first, last)
 
 
+class Mark(NamedTuple):
+    """How far an axis has come: the number of its last call, and the sums over all calls that were counted so far."""
+
+    number: int = 0
+    calls: int = 0
+    bytes: int = 0
+    wait: int = 0  # nanoseconds, like those below
+    transfer: int = 0
+    receive_wait: int = 0  # of `wait`
+
+
 class Communicator:
     """One axis of one rank. With a single member every call is the identity and costs nothing.
 
@@ -158,31 +169,39 @@ class Communicator:
         self._on_device = _OnDevice(events) if counts and events is not None and size > 1 else None
         self._tallies: dict[int, Tally] = {}  # by size and op: those of one class share one
         self._counted = self._bytes = self._wait = self._transfer = self._receive_wait = 0
+        self._taken = Mark()
 
     @property
     def transport(self) -> Transport:
         assert self._transport is not None
         return self._transport
 
-    def settle(self, through: int) -> None:
-        """Count the calls up to number `through` that a device has finished since; on a host they are counted already."""
-        if self._on_device is not None:
-            for call, ns in self._on_device.passed(through):
-                # a receive is mostly waiting
-                self._count(*call, *((ns, 0) if call.op is _RECV else (0, ns)))
+    def mark(self) -> Mark:
+        """How far it has come. On a device calls are counted late: `reached` says what they were."""
+        return Mark(self.calls, self._counted, self._bytes, self._wait, self._transfer, self._receive_wait)
 
-    def take(self) -> AxisTime | None:
-        """What has been measured since the last take; None when the axis has one member."""
+    def reached(self, mark: Mark) -> Mark:
+        """The mark, with all calls before it counted that a device has finished since; on a host they were already."""
+        if self._on_device is None:
+            return mark
+        for call, ns in self._on_device.passed(mark.number):
+            # a receive is mostly waiting
+            self._count(*call, *((ns, 0) if call.op is _RECV else (0, ns)))
+        return self.mark()
+
+    def take(self, until: Mark | None = None) -> AxisTime | None:
+        """What has been measured since the last take, up to a mark or now; None when the axis has one member."""
         if self.size == 1:
             return None
-        taken = AxisTime(self._counted, self._bytes, self._wait, self._transfer)
-        self._counted = self._bytes = self._wait = self._transfer = self._receive_wait = 0
-        return taken
+        before, self._taken = self._taken, self.mark() if until is None else until
+        _, calls, size, wait, transfer, _ = self._taken
+        return AxisTime(calls - before.calls, size - before.bytes, wait - before.wait, transfer - before.transfer)
 
-    def take_receive_wait(self) -> int:
+    def take_receive_wait(self, until: Mark | None = None) -> int:
         """Nanoseconds that receives waited for their senders since the last take, which then leaves them out."""
-        waited, self._receive_wait = self._receive_wait, 0
-        self._wait -= waited
+        to, before = self.mark() if until is None else until, self._taken
+        waited = to.receive_wait - before.receive_wait
+        self._taken = before._replace(wait=before.wait + waited, receive_wait=to.receive_wait)
         return waited
 
     def take_tallies(self) -> list[Tally]:

@@ -152,8 +152,7 @@ def _warm_up(executor: Executor, tokens: int) -> None:
         torch.cuda.synchronize()
     executor.timeline.take()
     for axis in executor.mesh.axes:
-        axis.settle(axis.calls)
-        axis.take()
+        axis.take(axis.reached(axis.mark()))
         axis.take_tallies()
 
 

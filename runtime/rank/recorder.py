@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from runtime.engine.plan import MemberPlan
+from runtime.parallel.communicator import Mark
 from runtime.rank.config import RankConfig
 from runtime.rank.executor import Executor
 from runtime.rank.memory import MemoryProbe
@@ -60,7 +61,7 @@ class _Step(NamedTuple):
     sequences: int
     tokens: int
     moments: Later
-    calls: list[int]  # the last of each axis
+    marks: list[Mark]  # of the axes
     experts: list[torch.Tensor]  # rows of each, by layer
 
 
@@ -69,8 +70,7 @@ class _Measured(NamedTuple):
 
     step: _Step
     moments: list[Moment]
-    receive_ns: int
-    axes: dict[str, AxisTime]
+    marks: list[Mark]
 
 
 class StepRecorder(Recorder):
@@ -98,18 +98,26 @@ class StepRecorder(Recorder):
         self._arrived, self._idle = _clock(), idle
 
     def ended(self, step: int, slot: int, plan: MemberPlan, sequences: int, tokens: int) -> None:
+        """No more than cannot wait: the time that this takes is taken from the next step."""
         moments, ended = self._executor.timeline.take(), _clock()
-        calls = [axis.calls for axis in self._axes]
+        marks = [axis.mark() for axis in self._axes]
         experts = [layer.counts for layer in self._experts]
-        self._steps.append(_Step(step, slot, self._arrived, self._idle, ended, plan, sequences, tokens, moments, calls, experts))
-        self.settle()
+        self._steps.append(_Step(step, slot, self._arrived, self._idle, ended, plan, sequences, tokens, moments, marks, experts))
+        if ended >= self._due:
+            self._due = ended + GATHER_NS
+            self._record()
+            if self._last_end - self._flushed >= TOTALS_EVERY_NS:
+                self._flush(self._last_end)
+            self.tell()
 
     def settle(self) -> bool:
         while self._steps:
-            moments = self._steps[0].moments()
+            step = self._steps[0]
+            moments = step.moments()
             if moments is None:
                 return False
-            self._take(self._steps.popleft(), moments)
+            marks = [axis.reached(mark) for axis, mark in zip(self._axes, step.marks, strict=True)]
+            self._measured.append(_Measured(self._steps.popleft(), moments, marks))
         return True
 
     def tell(self) -> None:
@@ -130,27 +138,15 @@ class StepRecorder(Recorder):
             self.settle()
         self.rest()
 
-    def _take(self, step: _Step, moments: list[Moment]) -> None:
-        """Of what is to be done with a step, no more than cannot wait: what it takes is taken from the next one."""
-        for axis, calls in zip(self._axes, step.calls, strict=True):
-            axis.settle(calls)
-        receive = self._pp.take_receive_wait() if self._pp.size > 1 else 0
-        axes = {axis.axis: taken for axis in self._axes if (taken := axis.take()) is not None}
-        self._measured.append(_Measured(step, moments, receive, axes))
-        if step.ended_ns >= self._due:
-            self._due = step.ended_ns + GATHER_NS
-            self._record()
-            if self._last_end - self._flushed >= TOTALS_EVERY_NS:
-                self._flush(self._last_end)
-            self.tell()
-
     def _record(self) -> None:
         """Make the records of what was measured."""
+        self.settle()
         if not self._measured:
             return
         rank, generation, kv_total = self._config.rank, self._config.generation, self._kv_blocks - 1
         asked = self._totals.experts([measured.step.experts for measured in self._measured])
-        for (step, moments, receive, axes), experts in zip(self._measured, asked, strict=True):
+        for (step, moments, marks), experts in zip(self._measured, asked, strict=True):
+            receive, axes = self._exchanged(marks)
             before, inside = self._last_end, receive
             for axis in axes.values():
                 inside += axis.wait_ns + axis.transfer_ns
@@ -190,6 +186,16 @@ class StepRecorder(Recorder):
             )
         self._measured.clear()
         self._unflushed = True
+
+    def _exchanged(self, marks: list[Mark]) -> tuple[int, dict[str, AxisTime]]:
+        """Of one step: nanoseconds that receives waited, and the rest by axis."""
+        receive, axes = 0, {}
+        for axis, mark in zip(self._axes, marks, strict=True):
+            if axis is self._pp:
+                receive = axis.take_receive_wait(mark)
+            if (taken := axis.take(mark)) is not None:
+                axes[axis.axis] = taken
+        return receive, axes
 
     def _flush(self, now: int) -> None:
         self._untold += self._totals.take(now)

@@ -135,12 +135,12 @@ def test_collectives_on_a_device_are_counted_with_the_step_that_made_them(device
     communicator.all_reduce(x)
     communicator.all_reduce(x)
     communicator.receive(x, 1)
-    first_step = communicator.calls
+    first_step = communicator.mark()
     communicator.all_reduce(x)
     device.now_ns += 19_000
-    communicator.settle(first_step)
-    assert communicator.take_receive_wait() == 9_000
-    taken = communicator.take()
+    first_step = communicator.reached(first_step)
+    assert communicator.take_receive_wait(first_step) == 9_000
+    taken = communicator.take(first_step)
     assert taken is not None
     assert (taken.calls, taken.bytes, taken.wait_ns, taken.transfer_ns) == (3, 800, 0, 10_000)
     tallies = {tally.op.name: tally for tally in communicator.take_tallies()}
@@ -148,13 +148,44 @@ def test_collectives_on_a_device_are_counted_with_the_step_that_made_them(device
         "ALL_REDUCE": (1, 800, [0, 0], [4_000, 6_000]),
         "RECV": (3, 400, [9_000], [0]),
     }
-    communicator.settle(communicator.calls)
-    assert communicator.take() == type(taken)(), "the device is not through with the fourth"
+    last = communicator.mark()
+    assert communicator.take(communicator.reached(last)) == type(taken)(), "the device is not through with the fourth"
     device.now_ns += 1_000
-    communicator.settle(communicator.calls)
-    taken = communicator.take()
+    taken = communicator.take(communicator.reached(last))
     assert taken is not None
     assert (taken.calls, taken.transfer_ns) == (1, 1_000)
+
+
+def test_steps_that_are_asked_for_late_are_told_apart_by_their_marks() -> None:
+    """On a host, where calls are counted as they are made."""
+    communicator = Communicator("pp", 2, 0, Sleepless(), Board.create(1).ranks[0])
+    x, marks = torch.zeros(100), []
+    for calls in (1, 0, 3):
+        for _ in range(calls):
+            communicator.all_reduce(x)
+        communicator.receive(x, 1)
+        marks.append(communicator.mark())
+    found = []
+    for mark in marks:
+        received = communicator.take_receive_wait(communicator.reached(mark))
+        taken = communicator.take(mark)
+        assert taken is not None
+        found.append((received, taken.calls, taken.bytes, taken.wait_ns))
+    assert found == [(7, 2, 400, 5), (7, 1, 0, 0), (7, 4, 1200, 15)]
+    assert communicator.take_receive_wait() == 0
+
+
+class Sleepless(DistributedTransport):
+    """Tells of waits that it did not make."""
+
+    def __init__(self) -> None:
+        pass
+
+    def all_reduce(self, x: torch.Tensor) -> int:
+        return 5
+
+    def receive(self, out: torch.Tensor, source: int) -> int:
+        return 7
 
 
 def request(number: int, gaps: list[int]) -> RequestRecord:
