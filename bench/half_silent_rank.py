@@ -2,7 +2,7 @@
 
 For `bench/telemetry.py`, in place of `runtime.rank.process`. All ranks count the same steps, so all change together. When it ends
 it writes to `$SHARDSCOPE_BENCH-RANK.json`, for each turn of `TURN` steps: whether it told, the nanoseconds from its first step's
-end to its last one's, what it carried; and the nanoseconds that telling took, by step.
+end to its last one's, what it carried; and by step the nanoseconds that telling took, and whether a message was sent in them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class HalfSilent(StepRecorder):
         self._timeline, self._tells, self._since = executor.timeline, True, _clock()
         self._count = self._began = self._spent = 0
         self._turns: list[tuple[bool, int, int]] = []
-        self._spents: list[int] = []
+        self._spents: list[tuple[int, bool]] = []
         self._loads: set[int] = set()
 
     def began(self, idle: bool) -> None:
@@ -41,14 +41,14 @@ class HalfSilent(StepRecorder):
         self._spent = _clock() - start
 
     def ended(self, step: int, slot: int, plan: MemberPlan, sequences: int, tokens: int) -> None:
-        start = _clock()
+        start, due = _clock(), self._due
         if self._tells:
             super().ended(step, slot, plan, sequences, tokens)
         else:
             Recorder.ended(self, step, slot, plan, sequences, tokens)
         end = _clock()
         if self._tells:
-            self._spents.append(self._spent + end - start)
+            self._spents.append((self._spent + end - start, self._due != due))
         self._loads.add(sequences if plan.decodes == tokens else 0)
         self._count += 1
         if self._count % TURN == 1:

@@ -8,8 +8,9 @@ alternates. Only pairs are taken in which every step continued all sequences. `-
 times a second, as a dashboard does. Prints
 
   on / off      tokens/s of steps that are told of over those that are not: median over the pairs, with its 95 % interval
-  a step        microseconds that a rank spends on telling of it, in the median and in the mean, which has in it what is done for
-                many steps at once: their records, their message, and what is told once a second
+  a step        microseconds that a rank spends on noting it (median of the steps after which nothing is sent), on a message that
+                tells of some (median: their records, the sending, the hub's turn on the core), and in the mean of all, with what
+                is told once a second
   a collective  nanoseconds to count it
 """
 
@@ -103,9 +104,12 @@ def main() -> None:
     low, high = interval(pairs)
     print(f"{name}, a step of {step / 1e3:.1f} ms")
     print(f"on/off: median of {len(pairs)} pairs {statistics.median(pairs):.4f}, 95 % interval {low:.4f} to {high:.4f}")
-    spent = [ns / 1e3 for rank in found for ns in rank["spent"]]
-    median, mean = statistics.median(spent), statistics.mean(spent)
-    print(f"a step in a rank: {median:.1f} us to tell of it, {mean:.1f} in the mean, {mean / step:.2%} of it")
+    noted, sent = ([ns / 1e3 for rank in found for ns, message in rank["spent"] if message == which] for which in (False, True))
+    mean = statistics.mean(noted + sent)
+    note, message = (statistics.median(each) if each else math.nan for each in (noted, sent))
+    share = len(sent) / len(noted + sent)
+    print(f"a step in a rank: {note:.1f} us to note it, {message:.0f} a message, one for each {1 / share:.1f} steps;", end=" ")
+    print(f"{mean:.0f} in the mean, {mean / step:.2%} of it")
     print(f"a collective: {nanoseconds():.0f} ns to count it")
 
 
