@@ -14,6 +14,7 @@ import msgspec
 import numpy
 from msgspec import Struct
 
+from profiles.courses import Course, courses
 from profiles.measures import MEASURES, Measure, Measured, measure
 from profiles.provenance import Provenance
 from profiles.reader import Profile
@@ -65,13 +66,14 @@ class Change(Struct, frozen=True):
 
 
 class Comparison(Struct, frozen=True):
-    """`differences` are of provenance, `warnings` say what makes the figures doubtful."""
+    """`differences` are of provenance, `warnings` say what makes the figures doubtful, `courses` how the runs went."""
 
     a: str
     b: str
     differences: list[Difference]
     warnings: list[str]
     changes: list[Change]
+    courses: list[Course] = []
 
     def regressions(self, beyond: float) -> list[Change]:
         """The measures that got worse by more than a share."""
@@ -93,7 +95,7 @@ def compare(a: Profile, b: Profile, progress: Callable[[float], None] | None = N
         if run.busy_seconds < FEWEST_SECONDS:
             raise NotComparable(f"{profile.path}: {run.busy_seconds} s with work, {FEWEST_SECONDS} are the least to compare")
     warnings = [*_warnings(differences), *_doubts(a, measured[0]), *_doubts(b, measured[1]), *_load(*measured)]
-    return Comparison(str(a.path), str(b.path), differences, warnings, changes(*measured))
+    return Comparison(str(a.path), str(b.path), differences, warnings, changes(*measured), courses(*measured))
 
 
 def changes(a: Measured, b: Measured) -> list[Change]:

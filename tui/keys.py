@@ -209,13 +209,14 @@ PROFILES = (
     Key("enter", "enter", "screen.open", "replay", "open the marked recording on all screens", 1),
     Key("space", "space", "screen.mark", "mark A, B", "mark two recordings to compare: A, then B", 1),
     Key("v", "v", "screen.compare", "compare", "compare B with A: measures, with intervals, and what is noise", 2),
+    Key("b", "b", "screen.realign", "by time/tokens", "the courses of A and B by time, or by the tokens that were generated", 1),
     Key("f", "f", "screen.everything", "all/news", "all measures, or only those beyond noise", 1),
     Key("e", "e", "screen.export", "export", "as a Chrome trace (Perfetto), CSV or Parquet, into the working directory", 3),
     Key("o", "o", "screen.type_path", "open file", "add a recording or a directory that you type to the list", 3),
     Key("escape", "esc", "screen.back", "back", "from the comparison to the list; out of a replay", 2),
 )
 PROFILES_LISTED = ("move", "open", "mark", "compare", "export", "type_path", "back")  # what the list offers of them
-PROFILES_COMPARED = ("move", "everything", "back")
+PROFILES_COMPARED = ("move", "realign", "everything", "back")
 
 COLLECTIVES = (
     Key("s", "s", "screen.next_sort", "sort", "next figure to sort by, greatest first", 3),

@@ -3,6 +3,7 @@
 import sys
 from contextlib import asynccontextmanager
 from itertools import chain
+from math import sin
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from driving import dashboard, reached, redrawn
 from terminal import check_golden, roles, shown, weights
 
 from profiles.comparison import Change, Comparison, Difference
+from profiles.courses import POINTS, Course
 from profiles.listing import COMPLETE, CUT, DAMAGED, RECORDING, Listed
 from profiles.provenance import Provenance
 from profiles.reader import Profile
@@ -19,7 +21,7 @@ from tui.screens import profiles as screen
 from tui.screens.asking import AskScreen
 from tui.screens.overview import OverviewScreen
 from tui.screens.profiles import ProfilesScreen
-from tui.view.compare import comparison_lines, comparison_verdict
+from tui.view.compare import comparison_lines, comparison_verdict, course_lines
 from tui.view.line import text, width
 
 sys.path.append(str(Path(__file__).parents[1] / "profiles"))
@@ -124,8 +126,7 @@ async def test_two_are_marked_and_compared(run_dir):
         assert any("v compares A base.mcap with B slow.mcap" in line for line in lines)
         await pilot.press("v")
         lines = await until(app, pilot, lambda lines: any("── measures" in line for line in lines))
-        rows = {line.split("  ")[0].strip(): line for line in lines}
-        assert "WORSE" in rows["throughput"]
+        assert any(line.startswith(" throughput") and "WORSE" in line for line in lines)
         assert "settings.delay_ms" in "\n".join(lines)
         assert "B is worse" in lines[2]
         assert any("inside noise: f shows them" in line for line in lines)
@@ -134,7 +135,7 @@ async def test_two_are_marked_and_compared(run_dir):
         lines = await redrawn(app, pilot)
         assert any(line.startswith(" balance") and "noise" in line for line in lines)
         titles = [line.split()[1] for line in lines if line.startswith("── ")]
-        assert titles == ["compare", "made", "measures"]  # what was done otherwise comes first
+        assert titles == ["compare", "made", "measures", "courses"]  # what was done otherwise comes first
         await pilot.press("escape")
         assert any("── recordings" in line for line in await redrawn(app, pilot))
 
@@ -277,6 +278,14 @@ def change(measure, a, b, delta, low, high, verdict, unit="ms", points=False):
     return Change(measure, unit, a, b, points, delta, low, high, verdict)
 
 
+def courses_of(a, b, over):
+    """Waves around a and b; B has none of `over` and later, and a hole."""
+    waves = [[mean * (1 + 0.2 * sin(i / 12)) for i in range(POINTS)] for mean in (a, b)]
+    waves[1][60:70] = [None] * 10
+    waves[1][over:] = [None] * (POINTS - over)
+    return waves
+
+
 COMPARED = Comparison(
     "/run/profiles/run-17.mcap",
     "/run/profiles/run-21.mcap",
@@ -288,6 +297,11 @@ COMPARED = Comparison(
         change("TTFT p99", 412.0, 448.0, 0.087, 0.021, 0.150, "worse"),
         change("ITL p99", 31.0, 30.9, None, None, None, "noise"),
         change("bubble", 23.1, 11.4, -11.7, -12.1, -11.2, "better", "%", points=True),
+    ],
+    [
+        Course("throughput", "tok/s", "time", 120.0, *courses_of(1500, 1800, over=200)),
+        Course("bubble", "%", "time", 120.0, *courses_of(23, 11, over=200)),
+        Course("throughput", "tok/s", "tokens", 181_440.0, *courses_of(1500, 1800, over=240)),
     ],
 )
 
@@ -306,9 +320,33 @@ def test_a_comparison_is_drawn_to_scale():
     assert rows["bubble"].rindex("o") < rows["bubble"].index("│")
 
 
+def test_courses_are_drawn_on_one_scale_each_at_its_place():
+    head, a, b, *bubble = map(text, course_lines(COMPARED.courses, "time", ", b: by tokens", 140))
+    assert "over 2 min since work began, b: by tokens" in head
+    assert len(bubble) == 2
+    drawn_a, drawn_b = a[18:], b[18:]
+    assert (a[:18], b[:18]) == (" throughput     A ", " to 2,160 tok/s B ")
+    assert "█" in drawn_b
+    assert "█" not in drawn_a
+    cells = len(drawn_a)
+    assert drawn_b.rstrip() == drawn_b[: round(cells * 200 / POINTS)]
+    assert drawn_b[round(cells * 61 / POINTS) : round(cells * 69 / POINTS)].isspace()
+    assert [text(each)[:12] for each in course_lines(COMPARED.courses, "tokens", "", 80)][1:] == [" throughput ", " to 2,160 to"]
+    assert course_lines([], "time", "", 80) == []
+
+
+async def test_courses_change_their_alignment(run_dir):
+    async with listed(run_dir) as (app, pilot):
+        app.screen._comparison = COMPARED
+        await until(app, pilot, lambda lines: any("over 2 min since work began" in line for line in lines))
+        await pilot.press("b")
+        await until(app, pilot, lambda lines: any("over 181,440 output tokens, b: by time" in line for line in lines))
+
+
 @pytest.mark.parametrize("columns", [1, 10, 40, 79, 120, 300])
 def test_a_comparison_fits(columns):
-    assert all(width(each) <= columns for each in comparison_lines(COMPARED, True, "", columns))
+    lines = comparison_lines(COMPARED, True, "", columns) + course_lines(COMPARED.courses, "time", "", columns)
+    assert all(width(each) <= columns for each in lines)
 
 
 async def test_every_size_draws(run_dir):

@@ -14,6 +14,7 @@ from textual.worker import Worker, get_current_worker
 
 from profiles.command import FORMATS, export
 from profiles.comparison import Comparison, NotComparable, compare
+from profiles.courses import ALIGNMENTS
 from profiles.listing import SAMPLES, SUFFIX, UNFINISHED, Listed, Listing
 from profiles.reader import Profile, ProfileError
 from profiles.replay import ReplaySource
@@ -40,6 +41,7 @@ _GLOSSARY: Glossary = (
     ("interval", "95% confidence interval of the change, by drawing blocks of each run's seconds again"),
     ("better, WORSE", "beyond noise, judged for all measures together, and by 1% or a point at least"),
     ("ITL", "of single gaps between a request's tokens"),
+    ("course", "means by the second since the first with work, or by output tokens since then; A and B on one scale, from 0"),
     ("balance", "mean / max: of tokens over the ep axis' members; of a dense model, of compute over ranks"),
 )
 
@@ -64,7 +66,7 @@ class ProfilesScreen(View):
         self._cursor: Path | None = None
         self._marks: list[Path] = []  # A, then B
         self._comparison: Comparison | None = None
-        self._everything = False
+        self._everything, self._align = False, ALIGNMENTS[0]
         self._work: _Work | None = None
         self._wrong = ""  # what the last thing that was tried failed of
 
@@ -77,7 +79,7 @@ class ProfilesScreen(View):
         snapshot, feed = self.session.look()
         shown, options = self.usable_keys(), self.session.options
         if self._comparison is not None:
-            return compared(self._comparison, self._everything, snapshot, feed, options, shown, columns, rows)
+            return compared(self._comparison, self._everything, self._align, snapshot, feed, options, shown, columns, rows)
         listed = self._rows()
         return profiles(listed, self._place(), time.time(), self._verdict(listed), snapshot, feed, options, shown, columns, rows)
 
@@ -134,6 +136,10 @@ class ProfilesScreen(View):
 
     def action_everything(self) -> None:
         self._everything = not self._everything
+        self.redraw()
+
+    def action_realign(self) -> None:
+        self._align = ALIGNMENTS[(ALIGNMENTS.index(self._align) + 1) % len(ALIGNMENTS)]
         self.redraw()
 
     def action_open(self) -> None:

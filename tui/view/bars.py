@@ -31,6 +31,11 @@ def history(values: Sequence[float], columns: int, rows: int, top: float, second
     return list(_drawn(tuple(values), columns, rows, top, second))
 
 
+def level(value: float, top: float) -> str:
+    """A bar of one cell. A zero still shows its foot."""
+    return _EIGHTHS[max(1, min(8, round(8 * value / top)))] if top > 0 else _EIGHTHS[1]
+
+
 @lru_cache(1024)  # a rank's values come once a second, frames oftener
 def _drawn(values: tuple[float, ...], columns: int, rows: int, top: float, second: int) -> tuple[str, ...]:
     if columns <= 0 or rows <= 0:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from profiles.comparison import BETTER, NOISE, WORSE, Change, Comparison
+from profiles.courses import Alignment, Course
 from telemetry.snapshot import Snapshot
 from tui.keys import Key, hint
+from tui.view.bars import level
 from tui.view.columns import Column, fitting, row, titles
-from tui.view.figures import UNAVAILABLE
+from tui.view.figures import UNAVAILABLE, age
 from tui.view.frame import Frame
 from tui.view.line import Line, Span, clean, crop, line, rule
 from tui.view.options import Feed, Options
@@ -36,6 +38,7 @@ def comparison_verdict(found: Comparison) -> Verdict:
 def compared(
     found: Comparison,
     everything: bool,
+    align: Alignment,
     snapshot: Snapshot | None,
     feed: Feed,
     options: Options,
@@ -43,9 +46,11 @@ def compared(
     columns: int,
     height: int,
 ) -> Frame:
-    """The whole screen. `everything`: with the measures inside noise."""
+    """The whole screen. `everything`: with the measures inside noise; `align`: of the courses."""
     head, foot = head_and_foot(snapshot, feed, options, keys, columns, height, comparison_verdict(found))
     body = comparison_lines(found, everything, hint(keys, "everything", ": {} shows them"), columns)
+    other = "tokens" if align == "time" else "time"
+    body += course_lines(found.courses, align, hint(keys, "realign", f", {{}}: by {other}"), columns)
     return Frame(head, body, [], foot).cropped(columns, height)
 
 
@@ -70,6 +75,32 @@ def comparison_lines(found: Comparison, everything: bool, more: str, columns: in
     if hidden:
         lines.append(line(f" {hidden} measures inside noise{more}", "dim"))
     return lines
+
+
+def course_lines(found: Sequence[Course], align: Alignment, other: str, columns: int) -> list[Line]:
+    """A over B for each measure, on one scale."""
+    shown = [course for course in found if course.align == align]
+    if not shown:
+        return []
+    span = f"{age(shown[0].span)} since work began" if align == "time" else f"{shown[0].span:,.0f} output tokens"
+    lines = [rule(line("courses", "title"), line(f"over {span}{other}", "dim"), columns)]
+    for course in shown:
+        top = max(value for value in (*course.a, *course.b) if value is not None)
+        names = (f" {course.measure:<15}A ", f" {f'to {_figure(top)} {course.unit}':<15}B ")
+        for name, points, role in zip(names, (course.a, course.b), ("", "accent"), strict=True):
+            lines.append(crop((Span(name, "dim"), Span(_course(points, top, columns - len(name) - 1), role)), columns))
+    return lines
+
+
+def _course(points: Sequence[float | None], top: float, columns: int) -> str:
+    """A cell is the mean of its points; where there is none, nothing is drawn."""
+    columns = min(columns, len(points))
+    cells = []
+    for cell in range(columns):
+        inside = points[cell * len(points) // columns : (cell + 1) * len(points) // columns]
+        known = [value for value in inside if value is not None]
+        cells.append(level(sum(known) / len(known), top) if known else " ")
+    return "".join(cells)
 
 
 def _columns(shown: Sequence[Change]) -> list[Column[Change]]:
