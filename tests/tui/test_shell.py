@@ -218,6 +218,31 @@ def test_the_clipboard_gets_whole_lines_and_no_more_than_terminals_take():
     assert clipped("x" * 100_000) == ("", False)
 
 
+async def test_plus_and_minus_change_how_often_it_is_drawn(monkeypatch):
+    """A key draws at once all the same; a replay is drawn as often as ever, and the keys are its speed."""
+    async with dashboard(size=(160, 40)) as (app, pilot):
+        drawn = []
+        frame = app.screen.frame
+        monkeypatch.setattr(app.screen, "frame", lambda *size: drawn.append(size) or frame(*size))
+        assert "every" not in shown(app)[0]
+        await pilot.press("minus", "minus")
+        assert "every 1 s  scripted demo" in shown(app)[0]
+        assert len(drawn) >= 2
+        app.screen.redraw()  # and no timer comes between what follows
+        before = len(drawn)
+        for _ in range(8):
+            app.screen._tick()
+        assert len(drawn) - before == 2
+        await pilot.press("minus", "minus", "minus")
+        assert "every 4 s" in shown(app)[0], "seldomer it gets no more"
+        await pilot.press("2")
+        assert "every 4 s" in shown(app)[0]
+        await pilot.press("plus", "plus", "plus", "plus", "plus")
+        assert "every" not in shown(app)[0]
+        app.screen._tick()
+        assert app.screen._ticks == 0
+
+
 async def test_z_gives_the_room_of_the_panels_to_the_ranks():
     async with dashboard(layout="tp8pp8", size=(80, 24)) as (app, pilot):
         before = shown(app)

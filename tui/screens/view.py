@@ -16,11 +16,9 @@ from tui.session import Session
 from tui.view.frame import Frame
 from tui.view.line import text
 from tui.view.manual import Glossary
-from tui.view.options import neighbour
+from tui.view.options import OFTENEST_S, SELDOMEST_S, neighbour
 from tui.widgets.lines import Lines
 from tui.widgets.seekbar import SeekBar
-
-REDRAW_S = 0.25
 
 
 class View(Replaying):
@@ -58,6 +56,7 @@ class View(Replaying):
         self._parts = {name: Lines(id=name) for name in ("head", "body", "panels", "foot")}
         self._seek_bar = SeekBar()
         self._in_sight: tuple[int, int] | None = None
+        self._ticks = 0  # since it was drawn
 
     def compose(self) -> ComposeResult:
         yield self._parts["head"]
@@ -92,7 +91,13 @@ class View(Replaying):
         return self.session.allows(action, self.KEYS) and super().check_action(action, parameters)
 
     def on_mount(self) -> None:
-        self.set_interval(REDRAW_S, self.redraw)
+        self.set_interval(OFTENEST_S, self._tick)
+
+    def _tick(self) -> None:
+        """A replay moves on its own screens as the recording does."""
+        self._ticks += 1
+        if self.session.replay or self._ticks * OFTENEST_S >= self.session.options.every_s:
+            self.redraw()
 
     def on_resize(self) -> None:
         self.redraw()
@@ -103,6 +108,7 @@ class View(Replaying):
     def redraw(self) -> None:
         if not self.is_current or not self.size.width:
             return
+        self._ticks = 0
         columns = max(1, self.size.width - 1)  # the last one is the scroll bar's
         rows = self.size.height - self._seek_bar.place(self.place_of_replay(), columns, self.size.height)
         frame = self.frame(columns, rows)
@@ -126,6 +132,10 @@ class View(Replaying):
         """Change how things are shown, and show it."""
         self.session.set(**changes)
         self.redraw()
+
+    def action_redraw_oftener(self, doublings: int) -> None:
+        every_s = self.session.options.every_s * 2.0**-doublings
+        self.set_options(every_s=min(max(every_s, OFTENEST_S), SELDOMEST_S))
 
     def action_next_deployment(self, step: int) -> None:
         self.set_options(deployment=neighbour(self.session.look()[0], self.session.options, step))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from telemetry.snapshot import DeploymentView, RankView, Snapshot
 
 STALE_AFTER_S = 2.0
+OFTENEST_S, SELDOMEST_S = 0.25, 4.0  # between two drawings
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Options:
     filter: str = ""
     rank: int = 0  # the marked one; a number that is gone: the first
     maximised: bool = False  # the middle of the screen has all the room
+    every_s: float = OFTENEST_S  # between two drawings that no key asks for
 
 
 @dataclass(frozen=True)
