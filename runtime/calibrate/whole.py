@@ -22,7 +22,7 @@ from runtime.rank.nursery import Zygote
 from runtime.sampling import SamplingParams
 
 ISL, OSL = 96, 32
-# large enough that caches do not hold its weights, small enough to be made in seconds
+# larger than the caches of most machines, small enough to be made in seconds
 CHECK = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 6, "num_attention_heads": 16}
 
 
