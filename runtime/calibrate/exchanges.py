@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -10,15 +11,15 @@ from functools import partial
 
 import torch
 
+from runtime.calibrate.parts import uncached_bytes
 from runtime.model.linear import Linear
 from runtime.parallel.communicator import Communicator
 from runtime.parallel.mesh import Mesh
 
 _clock = time.perf_counter
 SIZES = (2 << 10, 16 << 10, 128 << 10, 1 << 20, 8 << 20)
-SHAPE = (1024, 2048)  # a product of some tenths of a millisecond, which is what lies between two exchanges of a small model
-POOL = 16
-FEWEST = 24  # exchanges
+SHAPE = (2048, 2048)  # a product of some tenths of a millisecond, which is what lies between two exchanges of a small model
+FEWEST = 50  # exchanges
 
 Points = list[list[float]]
 
@@ -29,13 +30,14 @@ class Chain:
     def __init__(self, axis: Communicator, dtype: torch.dtype, device: torch.device, window_s: float) -> None:
         self.axis, self.dtype, self.device = axis, dtype, device
         self._cuda = device.type == "cuda"
-        weights = [Linear(torch.full(SHAPE, 0.01, dtype=dtype, device=device)) for _ in range(POOL)]
-        self._weights = itertools.cycle(weights)
+        # from memory, as weights come: from caches ranks read more evenly, and wait less for each other
+        count = math.ceil(uncached_bytes(device) / (math.prod(SHAPE) * dtype.itemsize))
+        self._weights = itertools.cycle([Linear(torch.full(SHAPE, 0.01, dtype=dtype, device=device)) for _ in range(count)])
         self._x = torch.full((1, SHAPE[1]), 0.01, dtype=dtype, device=device)
         start = _clock()
-        for _ in range(POOL):
+        for _ in range(count):
             self.product()
-        each = (_clock() - start) / POOL
+        each = (_clock() - start) / count
         # every rank must do as many: the first one says how many that is
         turns = torch.tensor([max(FEWEST, window_s / each)], dtype=torch.float64, device=device)
         self.turns = int(axis.broadcast(turns).item())
@@ -46,7 +48,7 @@ class Chain:
             torch.cuda.synchronize()
 
     def exchange(self, work: Callable[[], object]) -> float:
-        """Median seconds of one, the wait for the slowest included."""
+        """Mean seconds of one, the wait for the slowest included; an interruption in fifty is others' affair."""
         found = []
         for turn in range(self.turns + 2):
             self.product()
@@ -56,7 +58,7 @@ class Chain:
                 torch.cuda.synchronize()
             if turn > 1:
                 found.append(_clock() - start)
-        return statistics.median(found)
+        return statistics.fmean(sorted(found)[: max(1, len(found) * 49 // 50)])
 
     def laps(self, work: Callable[[], object]) -> list[float]:
         """When each of some turns of a product and an exchange was over."""
