@@ -106,9 +106,9 @@ def main() -> None:
     print(f"on/off: median of {len(pairs)} pairs {statistics.median(pairs):.4f}, 95 % interval {low:.4f} to {high:.4f}")
     noted, sent = ([ns / 1e3 for rank in found for ns, message in rank["spent"] if message == which] for which in (False, True))
     mean = statistics.mean(noted + sent)
-    note, message = (statistics.median(each) if each else math.nan for each in (noted, sent))
-    share = len(sent) / len(noted + sent)
-    print(f"a step in a rank: {note:.1f} us to note it, {message:.0f} a message, one for each {1 / share:.1f} steps;", end=" ")
+    note, message = (statistics.median(times) if times else math.nan for times in (noted, sent))
+    each = len(noted + sent) / max(1, len(sent))
+    print(f"a step in a rank: {note:.1f} us to note it, {message:.0f} a message, one for each {each:.1f} steps;", end=" ")
     print(f"{mean:.0f} in the mean, {mean / step:.2%} of it")
     print(f"a collective: {nanoseconds():.0f} ns to count it")
 

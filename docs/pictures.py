@@ -66,7 +66,7 @@ POSES = {  # of screens that show more after a key
     "experts": Pose(MOE, ("n",)),
     "deploy": Pose(keys=("right", "down", "left"), after=3.0),
     "stress": Pose(keys=("down", "left", "x"), before=10.0, after=24.0, alone=True),
-    "profiles": Pose(keys=("end", "space", "up", "space", "v"), after=15.0),
+    "profiles": Pose(keys=("home", "space", "down", "space", "v"), after=15.0),
 }
 
 

@@ -6,17 +6,14 @@ from typing import Literal, NamedTuple
 
 import numpy
 from msgspec import Struct
-from numpy.typing import NDArray
 
 from profiles.measures import MEASURES, Measured
-from profiles.sampled import Samples
+from profiles.sampled import Floats, Samples
 
 Alignment = Literal["time", "tokens"]
 ALIGNMENTS: tuple[Alignment, ...] = ("time", "tokens")
 SHOWN = ("throughput", "step", "itl_p50", "bubble", "wait")  # of MEASURES, by the second or token
 POINTS = 240  # of a course
-
-Floats = NDArray[numpy.float64]
 
 
 class Course(Struct, frozen=True):
@@ -55,7 +52,7 @@ def courses(a: Measured, b: Measured) -> list[Course]:
 
 def _way(throughput: Samples, align: Alignment) -> _Way:
     """Throughput is known of every second with work."""
-    seconds, rates = _by_second(throughput)
+    seconds, rates = throughput.by_second()
     if align == "time":
         return _Way(seconds, seconds - seconds[:1], seconds - seconds[:1] + 1)
     ends = numpy.cumsum(rates)
@@ -63,7 +60,7 @@ def _way(throughput: Samples, align: Alignment) -> _Way:
 
 
 def _points(samples: Samples, way: _Way, span: float) -> list[float | None]:
-    seconds, means = _by_second(samples)
+    seconds, means = samples.by_second()
     _, mine, theirs = numpy.intersect1d(seconds, way.seconds, assume_unique=True, return_indices=True)
     means, starts, ends = means[mine], way.starts[theirs] * POINTS / span, way.ends[theirs] * POINTS / span
     points: list[float | None] = []
@@ -71,10 +68,3 @@ def _points(samples: Samples, way: _Way, span: float) -> list[float | None]:
         inside = numpy.maximum(0.0, numpy.minimum(ends, point + 1) - numpy.maximum(starts, point))
         points.append(float(f"{inside @ means / inside.sum():.5g}") if inside.any() else None)
     return points
-
-
-def _by_second(samples: Samples) -> tuple[Floats, Floats]:
-    """(the seconds that have samples, in order; the mean of each)"""
-    seconds, groups = numpy.unique(numpy.asarray(samples.seconds, dtype=numpy.float64), return_inverse=True)
-    values = numpy.asarray(samples.values, dtype=numpy.float64)
-    return seconds, numpy.bincount(groups, weights=values, minlength=len(seconds)) / numpy.maximum(1, numpy.bincount(groups))

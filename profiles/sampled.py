@@ -47,6 +47,12 @@ class Samples:
                     self.seconds, self.values = self.seconds[1::2], self.values[1::2]
                     self._every *= 2
 
+    def by_second(self) -> tuple[Floats, Floats]:
+        """(the seconds that have samples, in order; the mean of each)"""
+        seconds, groups = numpy.unique(numpy.asarray(self.seconds), return_inverse=True)
+        means: Floats = numpy.divide(numpy.bincount(groups, weights=numpy.asarray(self.values)), numpy.bincount(groups))
+        return seconds.astype(numpy.float64), means
+
     def value(self, statistic: Statistic) -> float | None:
         """Their mean, or a percentile by linear interpolation; `None` of nothing."""
         if not self.values:

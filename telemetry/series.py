@@ -118,8 +118,8 @@ class Seconds:
             return [0.0] * (end - first)
         rows, older = self._rows, self._older
         amounts = [row[column] if (row := rows.get(at)) and len(row) > column else older.get(at, 0) for at in range(first, end)]
-        least = 0.0
-        return [least if (shown := unit * amount) < least else most if shown > most else shown for amount in amounts]
+        # conditions, not min and max: a quarter of the time, for each second of each rank
+        return [0.0 if (shown := unit * amount) < 0 else most if shown > most else shown for amount in amounts]
 
     def span_s(self, now_ns: int, window_ns: int) -> float:
         """By how many seconds to divide a total for a rate: the window, or as much as there has been of it, 1 at least."""

@@ -90,8 +90,8 @@ VIEW = (  # what every screen can
     Key("pageup", "pgup", "screen.scroll(-10)", "page up", "scroll", None),
     Key("home", "home", "screen.scroll(-1000000)", "top", "scroll", None),
     Key("end", "end", "screen.scroll(1000000)", "bottom", "scroll", None),
-    Key("minus", "-", "screen.redraw_oftener(-1)", "seldomer", "draw half as often, down to once in 4 s: for a slow line", None),
-    Key("plus,equals_sign", "+", "screen.redraw_oftener(1)", "oftener", "draw twice as often, up to 4 times a second", None),
+    Key("minus", "-", "screen.redraw_oftener(-1)", "slower", "draw half as often, down to once in 4 s: for a slow line", None),
+    Key("plus,equals_sign", "+", "screen.redraw_oftener(1)", "faster", "draw twice as often, up to 4 times a second", None),
 )
 
 OVERVIEW = (

@@ -44,9 +44,9 @@ def identity(snapshot: Snapshot | None, feed: Feed, options: Options, columns: i
     if feed.recorded is not None:
         facts.insert(-3, Part(0, line(f"● REC {size(feed.recorded, options.units)}", "bad")))
     shortest = width(keep([part for part in facts if part.drop == 0], columns))
-    right = _provenance(feed, options.every_s)
+    right = _provenance(feed, options.every_s, brief=False)
     if shortest + width(right) + _MARGINS > columns:
-        right = _provenance(feed)
+        right = _provenance(feed, options.every_s, brief=True)
     left = keep(facts, columns - width(right) - _MARGINS)
     return spread((Span(" "), *left), (*right, Span(" ")), columns)
 
@@ -70,9 +70,8 @@ def _facts(deployment: DeploymentView, longest: int) -> list[Part]:
     ]
 
 
-def _provenance(feed: Feed, every_s: float | None = None) -> Line:
-    """Which source, and how old what it shows is, with how often that is drawn; without it the brief form: what is unusual, else
-    the source."""
+def _provenance(feed: Feed, every_s: float, brief: bool) -> Line:
+    """Which source, how seldom it is drawn, how old what it shows is; the brief form says what is unusual, else the source."""
     name = clean(feed.source)
     if feed.replay:
         return line(name, "accent")
@@ -81,12 +80,11 @@ def _provenance(feed: Feed, every_s: float | None = None) -> Line:
         unusual = f"PAUSED {age(feed.paused_s)}"
     elif feed.stale:
         unusual = f"STALE {age(feed.age_s)}"
-    if every_s is None:
-        return line(unusual, "warn") if unusual else line(name, "dim")
-    readonly = (Span("read-only  ", "dim"),) if feed.readonly else ()
-    seldom = (Span(f"every {every_s:g} s  ", "dim"),) if every_s > OFTENEST_S and feed.paused_s is None else ()
-    said = Span(f"{name} {unusual}", "warn") if unusual else Span(f"{name} {age(feed.age_s)}", "dim")
-    return (*readonly, *seldom, said)
+    seldom = f"every {every_s:g} s" if every_s > OFTENEST_S and feed.paused_s is None else ""
+    if brief:
+        return line(unusual, "warn") if unusual else line(seldom or name, "dim")
+    facts = [Span(f"{words}  ", "dim") for words in ("read-only" if feed.readonly else "", seldom) if words]
+    return (*facts, Span(f"{name} {unusual}", "warn") if unusual else Span(f"{name} {age(feed.age_s)}", "dim"))
 
 
 def layout_name(layout: dict[str, int]) -> str:
